@@ -1,0 +1,59 @@
+# Each of `make run` and `make test` does all its own set-up on a machine with Python 3.11 and nothing else.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not read pip's setting of extra wheel folders by itself.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export DAGSTER_DISABLE_TELEMETRY = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = 1
+# Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
+export DAGSTER_HOME ?= $(CURDIR)/.mlops/dagster
+
+.PHONY: help install run test lint ui bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(VENV)/.ready $(VENV)-dvc/.ready ## set everything up below this folder
+
+$(VENV)/.ready: requirements/runtime.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/runtime.lock
+	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# DVC and Dagster need two different antlr runtimes, so DVC lives in its own environment and is called as a program.
+$(VENV)-dvc/.ready: requirements/dvc.lock $(VENV)/.ready
+	test -x $(VENV)-dvc/bin/python || $(PYTHON) -m venv $(VENV)-dvc
+	$(BIN)/uv pip install --quiet --python $(VENV)-dvc/bin/python --requirement requirements/dvc.lock
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	mkdir -p $(DAGSTER_HOME)
+	cp $< $@
+
+run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or of one: make run agent=execution
+	$(BIN)/python -m mlops_assets.run $(if $(agent),--agent $(agent))
+
+ui: install $(DAGSTER_HOME)/dagster.yaml ## webserver and daemon on http://127.0.0.1:3000
+	$(BIN)/dagster dev --host 127.0.0.1 --port $(or $(port),3000)
+
+test: install ## the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install ## formatting, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## every benchmark; the result tables are in benchmarks/
+	$(BIN)/python benchmarks/data.py
+
+clean: ## remove everything that was made here, also the data
+	rm -rf .mlops $(VENV) $(VENV)-dvc

@@ -1,0 +1,1 @@
+"""The model lifecycle of reinforcement-learning agents that test web applications, as assets on Dagster."""

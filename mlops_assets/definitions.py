@@ -1,0 +1,48 @@
+"""The roof: every room's Dagster objects in the one `Definitions`. Nothing else belongs here."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from mlops_assets.evaluation.assets import EVALUATION_ASSETS
+from mlops_assets.evaluation.checks import EVALUATION_CHECKS
+from mlops_assets.experiences.assets import EXPERIENCES_ASSETS
+from mlops_assets.experiences.checks import EXPERIENCES_CHECKS
+from mlops_assets.features.assets import FEATURES_ASSETS
+from mlops_assets.features.checks import FEATURES_CHECKS
+from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.foundation.resources import Platform
+from mlops_assets.governance.assets import GOVERNANCE_ASSETS
+from mlops_assets.registry.assets import REGISTRY_ASSETS
+from mlops_assets.retraining.jobs import lifecycle_jobs
+from mlops_assets.retraining.schedules import weekly_retraining
+from mlops_assets.training.assets import TRAINING_ASSETS
+from mlops_assets.training.resources import DqnTrainer, MlflowParentRun
+
+
+def build_definitions(
+    *, resources: Mapping[str, object] | None = None, profile: str = "aiwebtest"
+) -> dg.Definitions:
+    """Return fresh definitions; `resources` replaces resources by key, `profile` gives the jobs' retry numbers."""
+    return dg.Definitions(
+        assets=[
+            *EXPERIENCES_ASSETS,
+            *FEATURES_ASSETS,
+            *TRAINING_ASSETS,
+            *EVALUATION_ASSETS,
+            *REGISTRY_ASSETS,
+            *GOVERNANCE_ASSETS,
+        ],
+        asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
+        jobs=lifecycle_jobs(load_profile(profile)),
+        schedules=[weekly_retraining],
+        resources={
+            "platform": Platform(),
+            "trainer": DqnTrainer(),
+            "mlflow_parent": MlflowParentRun(),
+            **(resources or {}),
+        },
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,1 @@
+"""Test reports, CI histories and the simulator become validated, versioned experience snapshots."""

@@ -1,0 +1,1 @@
+"""Replay of CI histories: honest history features, exact counterfactual rewards, and the experience source made of both."""

@@ -1,0 +1,1 @@
+"""Reports that users' test runners write: JUnit XML, Playwright JSON, Allure, CTRF; one module a format."""

@@ -1,0 +1,30 @@
+"""The policy that made the log: an earlier generation of the agent, half-sighted and exploring, with known propensities."""
+
+import numpy as np
+
+from mlops_assets.experiences.simulator.problem import DecisionProblem, Floats
+from mlops_assets.experiences.simulator.solve import Solution
+
+# Share of the optimal action values in its judgement; the rest is the immediate reward, so that it errs systematically.
+_FORESIGHT = 0.75
+# Softmax temperature in reward units; gaps between actions are typically 3 to 20.
+_TEMPERATURE = 2.0
+
+
+def behaviour_probabilities(
+    problem: DecisionProblem, solution: Solution, *, exploration: float, preferred: int = 0, preference: float = 0.0
+) -> Floats:
+    """Return the propensity of every action, (T, S, K, A): softmax of the judgement, mixed with `exploration` uniform.
+
+    `preference` is added to the logit of the action `preferred`. Every propensity is at least exploration / A.
+    """
+    values, reward = solution.action_values, problem.reward
+    judgement = _FORESIGHT * _advantage(values) + (1 - _FORESIGHT) * _advantage(reward)
+    logits = judgement / _TEMPERATURE
+    logits[..., preferred] += preference
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (1 - exploration) * weights / weights.sum(axis=-1, keepdims=True) + exploration / reward.shape[-1]
+
+
+def _advantage(values: Floats) -> Floats:
+    return values - values.max(axis=-1, keepdims=True)

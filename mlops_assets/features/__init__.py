@@ -1,0 +1,1 @@
+"""Executions and experiences become Feast tables, and point-in-time training sets."""

@@ -1,0 +1,339 @@
+"""Feast, and nothing else that speaks to it: definitions from `views.py`, the online store, historical retrieval.
+
+Measured with Feast 0.67, and made up for here: online reads do not enforce the time to live, SQLite lets an older row
+overwrite a newer one, incremental materialisation misses late rows, historical retrieval returns rows in any order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlops_assets.features.daily import Int64
+from mlops_assets.features.offline import (
+    count_rows,
+    create_view_folder,
+    groups_of,
+    read_rows,
+    replace_rows,
+    view_folder,
+)
+from mlops_assets.features.point_in_time import microseconds, newest_rows, point_in_time_rows, take_rows
+from mlops_assets.features.vector import FeatureBlock, feature_arrays, feature_block
+from mlops_assets.features.views import (
+    AGENT_CONTEXT_FEATURES,
+    CREATED_TIMESTAMP,
+    ENTITIES,
+    EVENT_TIMESTAMP,
+    PROJECT,
+    TEST_EXECUTION_FEATURES,
+    VIEWS,
+    EntitySpec,
+    ViewSpec,
+)
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.errors import InputError, NotReadyError, SettingsError
+from mlops_assets.foundation.file_lock import file_lock
+from mlops_assets.foundation.files import storage_errors
+from mlops_assets.foundation.paths import ArtifactPaths
+
+if TYPE_CHECKING:
+    from feast import Entity, FeatureStore, FeatureView
+
+TEST_GROUP = "tests"
+# SQLite takes 32,766 values in one statement.
+_ONLINE_BATCH = 10_000
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_DEFAULT_REDIS_PORT = 6379
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """What one view's online copy got. `kept_newer` keys had a newer row online already and kept it."""
+
+    view: str
+    source_rows: int
+    keys_written: int
+    kept_newer: int
+    last_event_time: datetime | None
+
+
+def feast_entity(entity: EntitySpec) -> "Entity":
+    """Make Feast's object of an entity."""
+    from feast import Entity, ValueType
+
+    return Entity(
+        name=entity.name, join_keys=[entity.name], value_type=ValueType.STRING, description=entity.description
+    )
+
+
+def feast_view(view: ViewSpec, paths: ArtifactPaths) -> "FeatureView":
+    """Make Feast's object of a view whose rows lie below `paths`."""
+    from feast import FeatureView, Field, FileSource
+    from feast.data_format import ParquetFormat
+    from feast.types import Float32, Int64, String
+
+    types = {"float32": Float32, "int64": Int64, "string": String}
+    source = FileSource(
+        name=f"{view.name}_source",
+        # A folder: Feast's DuckDB store reads every parquet file in it, and resolves no relative path.
+        path=str(view_folder(paths, view).absolute()),
+        file_format=ParquetFormat(),
+        timestamp_field=EVENT_TIMESTAMP,
+        created_timestamp_column=CREATED_TIMESTAMP,
+    )
+    return FeatureView(
+        name=view.name,
+        entities=[feast_entity(view.entity)],
+        ttl=view.ttl,
+        schema=[Field(name=view.key, dtype=String)]
+        + [Field(name=f.name, dtype=types[f.dtype], description=f.description) for f in view.features],
+        online=True,
+        source=source,
+        description=view.description,
+        tags=dict(view.tags),
+    )
+
+
+class FeatureStoreAdapter:
+    """The feature store of one home folder: offline parquet, SQL registry, SQLite or Redis online.
+
+    `entities` tables hold the columns `test_id` and `agent_id`, one row per decision. Joined tables hold, in the same
+    order and under full names (`view__feature`), every feature of every view and the event time of the row it came
+    from, null where no row was valid.
+    """
+
+    def __init__(self, paths: ArtifactPaths, *, redis_url: str | None = None, registry_url: str | None = None) -> None:
+        """Remember where the stores are; nothing is opened.
+
+        Args:
+            paths: the home folder.
+            redis_url: online store `redis://[user:password@]host[:port][/db]`, `rediss` for TLS; None: SQLite.
+            registry_url: SQLAlchemy URL of the registry; None: SQLite.
+
+        Raises:
+            SettingsError: the Redis URL is not one.
+        """
+        self._paths = paths
+        self._online_store = (
+            {"type": "sqlite", "path": str((paths.features / "online.db").absolute())}
+            if redis_url is None
+            else {"type": "redis", "connection_string": redis_connection_string(redis_url)}
+        )
+        self._registry_url = registry_url or f"sqlite:///{(paths.features / 'registry.db').absolute()}"
+
+    @cached_property
+    def _feast(self) -> "FeatureStore":
+        from feast import FeatureStore, RepoConfig
+
+        with storage_errors(self._paths.features):
+            self._paths.features.mkdir(parents=True, exist_ok=True)
+        return FeatureStore(
+            config=RepoConfig(
+                project=PROJECT,
+                provider="local",
+                # SQL: a registry file loses the definitions of whoever applies at the same time.
+                registry={"registry_type": "sql", "path": self._registry_url, "cache_ttl_seconds": 60},
+                online_store=self._online_store,
+                offline_store={"type": "duckdb"},
+                entity_key_serialization_version=3,
+            )
+        )
+
+    def apply(self) -> None:
+        """Register entities and views and make the empty stores; a second call changes nothing.
+
+        Raises:
+            StorageError: the home cannot be written.
+        """
+        with self._locked():
+            for view in VIEWS:
+                create_view_folder(self._paths, view)
+            self._feast.apply([*map(feast_entity, ENTITIES), *(feast_view(view, self._paths) for view in VIEWS)])
+
+    def write_test_features(self, rows: pa.Table, *, start: datetime | None = None) -> None:
+        """Replace the offline rows of all tests with an event time from `start` on (None: all of them) by `rows`."""
+        replace_rows(self._paths, TEST_EXECUTION_FEATURES, TEST_GROUP, rows, start=start or _BEGINNING)
+
+    def write_agent_features(self, agent: str, rows: pa.Table, *, start: datetime | None = None) -> None:
+        """Replace the offline rows of one agent with an event time from `start` on (None: all of them) by `rows`.
+
+        Raises:
+            InputError: an agent id has rows of another agent, whose values it would take.
+        """
+        view = AGENT_CONTEXT_FEATURES
+        others = [group for group in groups_of(self._paths, view) if group != agent]
+        taken = pc.unique(read_rows(self._paths, view, groups=others, columns=[view.key])[view.key])
+        shared = pc.unique(rows[view.key].filter(pc.is_in(rows[view.key], value_set=taken))).to_pylist()
+        if shared:
+            raise InputError(
+                f"agent ids {shared[:5]} of {agent} are ids of another agent ({', '.join(others)}) already; "
+                "an agent id names one agent's instance: give them names of their own"
+            )
+        replace_rows(self._paths, view, agent, rows, start=start or _BEGINNING)
+
+    def materialize(
+        self, as_of: datetime, *, start: datetime | None = None, views: Sequence[ViewSpec] = VIEWS
+    ) -> tuple[Materialization, ...]:
+        """Copy each key's newest row with `start < event time <= as_of` to the online store.
+
+        `as_of` is a moment, not a date: what was computed today is online today. `start` is each view's time to live
+        before `as_of` by default, so late rows are found; an older row never overwrites a newer one.
+
+        Raises:
+            NotReadyError: `apply` was never called.
+        """
+        with self._locked():
+            return tuple(self._materialize(view, as_of, start or as_of - view.ttl) for view in views)
+
+    def _materialize(self, view: ViewSpec, as_of: datetime, start: datetime) -> Materialization:
+        registered = self._registered(view)
+        newest = newest_rows(view, read_rows(self._paths, view, start=start, end=as_of))
+        online = self._online_times(view, newest[view.key])
+        fresh = newest.filter(pa.array(microseconds(newest[EVENT_TIMESTAMP]) >= online))
+        if fresh.num_rows:
+            self._feast.write_to_online_store(view.name, df=fresh.to_pandas())
+        # Feast's own record: `feast materialize-incremental` goes on from here.
+        self._feast.registry.apply_materialization(registered, PROJECT, start, as_of)
+        return Materialization(
+            view=view.name,
+            source_rows=count_rows(self._paths, view),
+            keys_written=fresh.num_rows,
+            kept_newer=newest.num_rows - fresh.num_rows,
+            last_event_time=pc.max(newest[EVENT_TIMESTAMP]).as_py(),
+        )
+
+    def historical(self, entities: pa.Table, views: Sequence[ViewSpec] = VIEWS) -> pa.Table:
+        """Join the features as of each decision's `event_time`, a third column of `entities`; in `entities`' order."""
+        times = microseconds(entities["event_time"])
+        joined: dict[str, pa.ChunkedArray] = {}
+        for view in views:
+            rows = self._rows_for(view, times)
+            positions = point_in_time_rows(view, rows, entities[view.key], times)
+            taken = take_rows(view, rows, positions)
+            joined |= dict(zip(taken.column_names, taken.columns, strict=True))
+        return pa.table(joined)
+
+    def _rows_for(self, view: ViewSpec, times: Int64) -> pa.Table:
+        if not len(times):
+            return view.schema.empty_table()
+        first, last = (datetime.fromtimestamp(int(t) / 1e6, tz=UTC) for t in (times.min(), times.max()))
+        # A float does not hold today's microseconds.
+        margin = timedelta(seconds=1)
+        return read_rows(self._paths, view, start=first - view.ttl - margin, end=last + margin)
+
+    def historical_by_feast(self, entities: pa.Table) -> pa.Table:
+        """Join as `historical` does, by Feast's own retrieval: the reference for it, for samples; no event times.
+
+        Raises:
+            NotReadyError: `apply` was never called.
+        """
+        for view in VIEWS:
+            self._registered(view)
+        frame = entities.select(["test_id", "agent_id", "event_time"]).to_pandas()
+        frame = frame.rename(columns={"event_time": EVENT_TIMESTAMP}).assign(row=np.arange(len(frame)))
+        references = [f"{view.name}:{feature.name}" for view in VIEWS for feature in view.features]
+        job = self._feast.get_historical_features(frame, features=references, full_feature_names=True)
+        joined = job.to_arrow().sort_by("row")
+        fields = [pa.field(v.column(f.name), v.schema.field(f.name).type) for v in VIEWS for f in v.features]
+        return pa.table({field.name: _without_nan(joined[field.name].cast(field.type)) for field in fields})
+
+    def online(self, entities: pa.Table, as_of: datetime) -> pa.Table:
+        """Read the online store as of now, `as_of`: rows past their time to live, or of the future, count as missing.
+
+        Raises:
+            NotReadyError: `apply` was never called.
+        """
+        moment = int(microseconds(pa.chunked_array([pa.array([as_of], pa.timestamp("us", "UTC"))]))[0])
+        joined: dict[str, pa.Array] = {}
+        for view in VIEWS:
+            names = [feature.name for feature in view.features]
+            columns, times = self._read_online(view, entities[view.key], names)
+            ttl = view.ttl // timedelta(microseconds=1)
+            invalid = (times < 0) | (times > moment) | (moment - times > ttl)
+            joined[view.timestamp_column] = pa.array(times, pa.timestamp("us", "UTC"), mask=invalid)
+            for name, values in zip(names, columns, strict=True):
+                kind = view.schema.field(name).type
+                joined[view.column(name)] = pc.if_else(pa.array(invalid), pa.scalar(None, kind), pa.array(values, kind))
+        return pa.table(joined)
+
+    def get_features_for_inference(
+        self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: datetime
+    ) -> FeatureBlock:
+        """Read the agent's online features (N, F), in training order, missing or expired ones as flagged defaults."""
+        entities = pa.table({"test_id": pa.array(test_ids, pa.string()), "agent_id": pa.array(agent_ids, pa.string())})
+        return feature_block(spec, feature_arrays(self.online(entities, as_of), spec), rows=len(test_ids))
+
+    def _online_times(self, view: ViewSpec, keys: pa.ChunkedArray) -> Int64:
+        """Event times of the online rows (N,) in microseconds, -1 where there is none."""
+        return self._read_online(view, keys, [view.features[0].name])[1]
+
+    def _read_online(self, view: ViewSpec, keys: pa.ChunkedArray, features: list[str]) -> tuple[list[list[Any]], Int64]:
+        self._registered(view)
+        names = keys.to_pylist()
+        values: list[list[Any]] = [[] for _ in features]
+        seconds: list[int] = []
+        for begin in range(0, len(names), _ONLINE_BATCH):
+            answer = self._feast.get_online_features(
+                features=[f"{view.name}:{feature}" for feature in features],
+                entity_rows={view.key: names[begin : begin + _ONLINE_BATCH]},
+                full_feature_names=True,
+            ).to_dict(include_event_timestamps=True)
+            for column, feature in zip(values, features, strict=True):
+                column.extend(answer[view.column(feature)])
+            seconds += answer[f"{view.column(features[0])}__ts"]
+        times = np.array(seconds, dtype=np.int64) * 1_000_000
+        return values, np.where(times > 0, times, -1)
+
+    def _registered(self, view: ViewSpec) -> "FeatureView":
+        from feast.errors import FeatureViewNotFoundException
+
+        try:
+            return self._feast.registry.get_feature_view(view.name, PROJECT, allow_cache=True)
+        except FeatureViewNotFoundException:
+            raise NotReadyError(
+                f"feature view {view.name} is not registered in {self._paths.features}: materialise the feature assets "
+                "first, or run `feast -c feature_repo apply`"
+            ) from None
+
+    def _locked(self) -> Any:
+        return file_lock(self._paths.features / ".feast.lock")
+
+
+def redis_connection_string(url: str) -> str:
+    """Turn a Redis URL into Feast's form, `host:port,db=0,password=...`.
+
+    Raises:
+        SettingsError: not a Redis URL, or a password that Feast's form cannot hold; the password is not shown.
+    """
+    form = "redis://[user:password@]host[:port][/db]"
+    parts = urlsplit(url)
+    database = parts.path.strip("/") or "0"
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
+        raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}, or rediss:// for TLS")
+    options = {"db": database}
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    if parts.scheme == "rediss":
+        options["ssl"] = "true"
+    if any("," in value for value in options.values()):
+        raise SettingsError(
+            f"the Redis user or password of host {parts.hostname!r} has a comma, which Feast cannot take"
+        )
+    head = f"{parts.hostname}:{parts.port or _DEFAULT_REDIS_PORT}"
+    return ",".join([head, *(f"{name}={value}" for name, value in options.items())])
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Feast gives absent numbers as NaN, the parquet files hold them as null."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

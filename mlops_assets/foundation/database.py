@@ -1,0 +1,185 @@
+"""Connection, transactions and migrations of the operational database: SQLite by default, PostgreSQL by URL.
+
+The tables are in `tables.py`, the migrations in `migrations/`.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session
+
+from mlops_assets.foundation.errors import SettingsError, StorageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Long enough to sit out another writer's migration or ingest transaction on a busy laptop.
+_LOCK_WAIT_SECONDS = 60
+_CONNECT_SECONDS = 10
+_MIGRATIONS = Path(__file__).parent / "migrations"
+# Keys of PostgreSQL advisory locks are one namespace per database; "mlops" in ASCII, then a number.
+_MIGRATION_LOCK = 0x6D6C6F7073 * 256 + 1
+_READ_ONLY = "operational_read_only"
+_WRITE_REFUSALS = {
+    "database or disk is full": "the disk is full: free space there or point MLOPS_HOME to a larger disk",
+    "readonly database": "the database is read-only: make file and folder writable or point MLOPS_HOME elsewhere",
+    "read-only transaction": "the server accepts reads only: point MLOPS_DATABASE_URL to the primary server",
+    "unable to open database file": "the file cannot be opened: make its folder writable or point MLOPS_HOME elsewhere",
+    "database is locked": f"another process held the write lock for {_LOCK_WAIT_SECONDS} s: end it or try again",
+    "lock timeout": f"another process held a lock for {_LOCK_WAIT_SECONDS} s: end it or try again",
+    "no space left on device": "the server's disk is full: free space there",
+    "connection refused": "no server answers there: start it or correct MLOPS_DATABASE_URL",
+    "could not translate host name": "the host is unknown: correct MLOPS_DATABASE_URL",
+    "server closed the connection": "the server went away: try again once it is back",
+    "deadlock detected": "two transactions waited for each other: try again",
+}
+
+
+def create_operational_engine(url: str) -> Engine:
+    """Make the engine; nothing is opened or created before the first use.
+
+    SQLite: write-ahead log, foreign keys on, every transaction but a `read_transaction` takes the write lock at its
+    start (BEGIN IMMEDIATE), so that two writers queue instead of failing at commit. `postgresql://` is read as
+    psycopg 2, the driver that Dagster's storage uses as well.
+
+    Raises:
+        SettingsError: the URL is no URL, or neither a SQLite file nor PostgreSQL.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "application_name": "mlops_assets",
+                "options": f"-c lock_timeout={_LOCK_WAIT_SECONDS}s -c timezone=UTC",
+            },
+        )
+    engine = create_engine(parsed, connect_args={"timeout": _LOCK_WAIT_SECONDS})
+    event.listen(engine, "do_connect", _make_folder)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _parse(url: str) -> URL:
+    allowed = "use sqlite:///<file> or postgresql://<user>:<password>@<host>:<port>/<database>"
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError(f"the database URL is not a URL; {allowed}") from None
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg2"}:
+        return parsed.set(drivername="postgresql+psycopg2")
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        if parsed.database in {None, "", ":memory:"}:
+            raise SettingsError(f"the operational database {shown!r} would be lost with the process; {allowed}")
+        return parsed
+    raise SettingsError(f"the operational database cannot be {shown!r}; {allowed}")
+
+
+def _make_folder(_dialect: object, _record: object, arguments: list[Any], _parameters: dict[str, Any]) -> None:
+    Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must not open transactions by itself: `_begin_sqlite` chooses their kind, DDL included.
+    connection.isolation_level = None
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """Open a session in one write transaction: committed on a clean exit, rolled back on any exception.
+
+    Objects stay readable after the commit. A violated unique key stays SQLAlchemy's IntegrityError.
+
+    Raises:
+        StorageError: the database cannot be reached or written; the message says what to do.
+    """
+    with storage_refusals(engine), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Session]:
+    """Open a session for one consistent set of reads, which never waits for a writer.
+
+    Raises:
+        StorageError: the database cannot be reached; the message says what to do.
+    """
+    reading = engine.execution_options(**{_READ_ONLY: True})
+    with storage_refusals(engine), Session(reading, expire_on_commit=False) as session, session.begin():
+        if engine.dialect.name == "postgresql":
+            session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        yield session
+
+
+@contextmanager
+def storage_refusals(engine: Engine) -> Iterator[None]:
+    """Turn the refusals of a database (full, read-only, locked, away) into a `StorageError` with advice."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig)
+        advice = next((advice for sign, advice in _WRITE_REFUSALS.items() if sign in reason.lower()), None)
+        if advice is None:
+            raise
+        shown = engine.url.render_as_string(hide_password=True)
+        raise StorageError(f"operational database {shown}: {advice} ({reason.strip()})") from error
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the schema to the newest revision, in one transaction; several processes may call it at once.
+
+    Raises:
+        StorageError: the database cannot be reached or written.
+        SettingsError: the database was made by a newer version of this project.
+    """
+    from alembic import command
+    from alembic.util.exc import CommandError
+
+    with storage_refusals(engine), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        config = _alembic_config()
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            shown = engine.url.render_as_string(hide_password=True)
+            raise SettingsError(
+                f"operational database {shown}: {error}; it was made by a newer version of this project: "
+                "run that version, or point MLOPS_DATABASE_URL to another database"
+            ) from error
+
+
+def current_revision(engine: Engine) -> str | None:
+    """Return the schema's revision, None for a database without one."""
+    from alembic.migration import MigrationContext
+
+    with storage_refusals(engine), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _alembic_config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    # Alembic reads % as interpolation, and a checkout's path may hold one.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config

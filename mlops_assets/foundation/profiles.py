@@ -1,0 +1,208 @@
+"""Policy profiles: every threshold of the project as data, one YAML file of `profiles/` for each source of numbers.
+
+Nothing has a default here: a profile spells every number, so that no threshold lives in code.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mlops_assets.foundation.errors import SettingsError
+
+_FOLDER = Path(__file__).parent / "profiles"
+
+
+def _real_address(address: str) -> str:
+    local, _, domain = address.partition("@")
+    if not local or "." not in domain:
+        raise ValueError(f"{address!r} is not an e-mail address")
+    return address
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+EmailAddress = Annotated[str, AfterValidator(_real_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataPolicy(_Section):
+    """Bounds that a snapshot of experiences is validated against.
+
+    `window_rows`: newest rows kept, of the last `window_days` (None: no limit). `max_age_hours`: age of the newest row,
+    None for no limit. `max_mean_shift_sigmas`, `min_std_ratio`, `max_std_ratio`, `max_missing_rate_increase_points`
+    (percentage points) compare with the previous snapshot; with fewer than `min_shift_rows` rows on a side the verdict
+    is `insufficient_data`.
+    """
+
+    min_rows: Count
+    max_rows: Count
+    window_rows: Annotated[int, Field(ge=1)]
+    window_days: Annotated[int, Field(ge=1)] | None
+    reward_low: Finite
+    reward_high: Finite
+    max_age_hours: Annotated[int, Field(ge=1)] | None
+    max_mean_shift_sigmas: Positive
+    min_std_ratio: NotNegative
+    max_std_ratio: Positive
+    max_missing_rate_increase_points: Annotated[float, Field(ge=0.0, le=100.0)]
+    min_shift_rows: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (
+            ("min_rows", "max_rows"),
+            ("min_rows", "window_rows"),
+            ("reward_low", "reward_high"),
+            ("min_std_ratio", "max_std_ratio"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} {getattr(self, low)} is greater than {high} {getattr(self, high)}")
+        return self
+
+
+class DataPolicies(_Section):
+    """`standard`: a system in operation. `bootstrap`: a cold start or a small history, chosen by name."""
+
+    standard: DataPolicy
+    bootstrap: DataPolicy
+
+
+class EvaluationPolicy(_Section):
+    """Smoke gates of a trained model, and how they are measured.
+
+    `holdout_share`: newest share of the episodes. `max_latency_ms`: of the 95th percentile. `max_slice_gap_points`:
+    largest gap of accuracy between slices, percentage points. None: the profile's source names no such gate.
+    """
+
+    holdout_share: OpenShare
+    min_holdout_rows: Count
+    min_accuracy: Share
+    max_latency_ms: Positive
+    min_f1: Share | None
+    min_roc_auc: Share | None
+    max_model_size_mb: Positive | None
+    max_slice_gap_points: Annotated[float, Field(ge=0.0, le=100.0)]
+    min_slice_rows: Count
+    confidence: OpenShare
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+    min_effective_sample_size: NotNegative
+
+
+class GovernancePolicy(_Section):
+    """When a registered version is approved, waits for people, or is rejected. All limits are inclusive.
+
+    `min_improvement_percent`: relative to the champion's accuracy. `high_risk_accuracy_drop`: absolute, as a share.
+    """
+
+    min_accuracy: Share
+    max_latency_ms: Positive
+    min_improvement_percent: Finite
+    high_risk_accuracy_drop: Share
+    high_risk_new_architecture: bool
+    auto_approve_low_risk: bool
+    required_approvers_high_risk: Annotated[tuple[EmailAddress, ...], Field(min_length=1, strict=False)]
+
+
+class AbTestDesign(_Section):
+    """How the A/B test of an approved version is planned.
+
+    `power`: chance to see an effect that is there. `traffic_share`: share of decisions that the treatment takes.
+    `min_samples_per_arm`: decisions each side needs whatever the power says. `max_days`: a longer test is flagged.
+    """
+
+    power: OpenShare
+    traffic_share: OpenShare
+    min_samples_per_arm: Annotated[int, Field(ge=1)]
+    max_days: Annotated[int, Field(ge=1)]
+
+
+class RetryPolicySettings(_Section):
+    """Retries of a step after a transient failure."""
+
+    max_retries: Count
+    delay_seconds: NotNegative
+
+
+class PolicyProfile(_Section):
+    """One named set of thresholds."""
+
+    name: str
+    description: str
+    data: DataPolicies
+    evaluation: EvaluationPolicy
+    governance: GovernancePolicy
+    ab_test: AbTestDesign
+    retry: RetryPolicySettings
+
+    @model_validator(mode="after")
+    def _layered(self) -> Self:
+        """Gates get stricter on the way to production, never laxer."""
+        if self.governance.min_accuracy < self.evaluation.min_accuracy:
+            raise ValueError(
+                f"governance.min_accuracy {self.governance.min_accuracy} is below "
+                f"evaluation.min_accuracy {self.evaluation.min_accuracy}"
+            )
+        if self.governance.max_latency_ms > self.evaluation.max_latency_ms:
+            raise ValueError(
+                f"governance.max_latency_ms {self.governance.max_latency_ms} is above "
+                f"evaluation.max_latency_ms {self.evaluation.max_latency_ms}"
+            )
+        return self
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its silent last-one-wins for a key that is written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in written:
+            if written.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that come with the project, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def load_profile(name: str) -> PolicyProfile:
+    """Read and validate one profile.
+
+    Raises:
+        SettingsError: unknown name, or a profile file with an unknown, missing or invalid value.
+    """
+    if name not in profile_names():
+        raise SettingsError(f"unknown policy profile {name!r}; known profiles: {', '.join(profile_names())}")
+    profile = parse_profile((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), origin=f"profiles/{name}.yaml")
+    if profile.name != name:
+        raise SettingsError(f"profiles/{name}.yaml: name is {profile.name!r}, expected the file's name {name!r}")
+    return profile
+
+
+def parse_profile(text: str, *, origin: str) -> PolicyProfile:
+    """Validate a profile's YAML text; `origin` names it in errors.
+
+    Raises:
+        SettingsError: not YAML, or an unknown, missing or invalid value; each is listed with its key.
+    """
+    try:
+        # A subclass of SafeLoader: no tags that construct objects.
+        return PolicyProfile.model_validate(yaml.load(text, Loader=_StrictLoader))  # noqa: S506
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{origin} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg']} (got {problem['input']!r})"
+            for problem in error.errors(include_url=False)
+        )
+        raise SettingsError(f"{origin} is not a policy profile: {problems}") from error

@@ -1,0 +1,256 @@
+"""Tables of the operational database as typed ORM classes; migrations create them, queries live with their rooms."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime with microseconds on both engines; a naive one is refused, since SQLite would shift it."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """PostgreSQL stores an instant; SQLite stores the UTC wall time."""
+        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Normalise to UTC, without zone for SQLite."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: the operational database takes aware datetimes only; add UTC")
+        utc = value.astimezone(UTC)
+        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class LineNumber(TypeDecorator[int]):
+    """A line of a file, None for the file as a whole; stored as -1, because NULLs never collide in a unique key."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int:  # noqa: ARG002
+        """None becomes -1."""
+        return -1 if value is None else value
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """A negative number becomes None."""
+        return None if value is None or value < 0 else value
+
+
+# SQLite numbers rows by itself only for a primary key that is exactly INTEGER.
+ROW_ID = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Common base: constraint names are fixed so that migrations can name them on both engines."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: String(255),
+        datetime: UtcDateTime(),
+        # JSON and not JSONB: the text comes back as it was hashed (JSONB rewrites 1e22 and -0.0).
+        dict[str, Any]: JSON(),
+        list[str]: JSON(),
+    }
+
+
+class IngestedSource(Base):
+    """One source file (or table extract) whose executions are stored; the key is its content's sha256."""
+
+    __tablename__ = "ingested_source"
+
+    source_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source_file: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(32))
+    rows: Mapped[int]
+    quarantined: Mapped[int]
+    first_event: Mapped[datetime | None]
+    last_event: Mapped[datetime | None]
+    ingested_at: Mapped[datetime]
+
+
+class QuarantinedRow(Base):
+    """One row that was kept out, with where it stands and why."""
+
+    __tablename__ = "quarantined_row"
+    __table_args__ = (UniqueConstraint("source_hash", "line", "reason"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    source_file: Mapped[str] = mapped_column(Text)
+    source_hash: Mapped[str] = mapped_column(String(64))
+    line: Mapped[int | None] = mapped_column(LineNumber, nullable=False, default=None)
+    reason: Mapped[str]
+    excerpt: Mapped[str] = mapped_column(Text)
+    quarantined_at: Mapped[datetime]
+
+
+class ExperienceCursor(Base):
+    """How far an agent's experiences have been read from one source; `position` is the source's own JSON."""
+
+    __tablename__ = "experience_cursor"
+
+    agent: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source: Mapped[str] = mapped_column(String(255), primary_key=True)
+    position: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime]
+
+
+class SnapshotRecord(Base):
+    """One published experience snapshot; `status` is created, validated or rejected."""
+
+    __tablename__ = "snapshot"
+    __table_args__ = (UniqueConstraint("agent", "data_hash"), Index(None, "agent", "created_at"))
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    agent: Mapped[str] = mapped_column(String(64))
+    data_hash: Mapped[str] = mapped_column(String(64))
+    source: Mapped[str]
+    rows: Mapped[int]
+    new_rows: Mapped[int]
+    first_event: Mapped[datetime | None]
+    last_event: Mapped[datetime | None]
+    label_cutoff: Mapped[datetime]
+    dvc_md5: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), default="created")
+    created_at: Mapped[datetime]
+
+
+class ValidationRecord(Base):
+    """Verdict of one validation suite on one snapshot."""
+
+    __tablename__ = "validation"
+    __table_args__ = (UniqueConstraint("agent", "data_hash", "suite"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    agent: Mapped[str] = mapped_column(String(64))
+    data_hash: Mapped[str] = mapped_column(String(64))
+    suite: Mapped[str] = mapped_column(String(128))
+    passed: Mapped[bool]
+    failed_expectations: Mapped[list[str]]
+    report_path: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class FeatureViewRecord(Base):
+    """What one feature view holds and how fresh its online copy is."""
+
+    __tablename__ = "feature_view"
+
+    view: Mapped[str] = mapped_column(String(128), primary_key=True)
+    source_rows: Mapped[int]
+    last_event_time: Mapped[datetime | None]
+    last_materialized_at: Mapped[datetime | None]
+
+
+class ModelVersionRecord(Base):
+    """One semantic version of a registered model; a row without `mlflow_version` is a reservation in flight."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (
+        UniqueConstraint("model_name", "semver"),
+        UniqueConstraint("model_name", "run_id"),
+        Index(None, "model_name", "major", "minor", "patch"),
+    )
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    model_name: Mapped[str] = mapped_column(String(128))
+    semver: Mapped[str] = mapped_column(String(32))
+    major: Mapped[int]
+    minor: Mapped[int]
+    patch: Mapped[int]
+    mlflow_version: Mapped[str | None] = mapped_column(String(32))
+    run_id: Mapped[str] = mapped_column(String(64))
+    training_hash: Mapped[str] = mapped_column(String(64))
+    data_hash: Mapped[str] = mapped_column(String(64))
+    stage: Mapped[str] = mapped_column(String(16), default="None")
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class DecisionRecord(Base):
+    """One approval decision on one version, bound to the evidence it was taken on."""
+
+    __tablename__ = "decision"
+    __table_args__ = (UniqueConstraint("model_name", "semver", "evidence_hash"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    model_name: Mapped[str] = mapped_column(String(128))
+    semver: Mapped[str] = mapped_column(String(32))
+    run_id: Mapped[str] = mapped_column(String(64))
+    risk: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[list[str]]
+    evidence_hash: Mapped[str] = mapped_column(String(64))
+    decided_at: Mapped[datetime]
+    decided_by: Mapped[str]
+
+
+class AuditEvent(Base):
+    """One link of the append-only, hash-chained audit trail; the database refuses UPDATE and DELETE on it."""
+
+    __tablename__ = "audit_event"
+    # One successor for each link: two writers that both read the same head cannot both append.
+    __table_args__ = (
+        UniqueConstraint("hash"),
+        UniqueConstraint("previous_hash"),
+        Index(None, "model_name", "occurred_at"),
+    )
+
+    sequence: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=False)
+    event_type: Mapped[str] = mapped_column(String(64))
+    model_name: Mapped[str] = mapped_column(String(128))
+    version: Mapped[str] = mapped_column(String(64))
+    user: Mapped[str] = mapped_column("user_name", String(255))
+    occurred_at: Mapped[datetime]
+    details: Mapped[dict[str, Any]]
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class Lease(Base):
+    """Who holds a resource until when; `token` grows with every new holder, so that a late one can be told apart."""
+
+    __tablename__ = "lease"
+
+    resource: Mapped[str] = mapped_column(String(255), primary_key=True)
+    holder: Mapped[str]
+    token: Mapped[int] = mapped_column(BigInteger)
+    acquired_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class AssetRecord(Base):
+    """What one asset handed downstream for one partition in one run: a small typed record, never data itself."""
+
+    __tablename__ = "asset_record"
+    __table_args__ = (
+        UniqueConstraint("asset", "partition", "run_id"),
+        Index(None, "asset", "partition", "recorded_at"),
+    )
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    asset: Mapped[str] = mapped_column(String(128))
+    partition: Mapped[str] = mapped_column(String(64))
+    run_id: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]]
+    recorded_at: Mapped[datetime]

@@ -1,0 +1,1 @@
+"""A version and its report become a risk and a recorded decision."""

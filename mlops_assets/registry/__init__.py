@@ -1,0 +1,1 @@
+"""An evaluated run becomes one registered version: semantic version, tags, aliases, model card."""

@@ -1,0 +1,76 @@
+"""What the last lifecycle made, as a table: `python -m mlops_assets.summary`. Reads the operational database only."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Engine
+
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.database import create_operational_engine, upgrade
+from mlops_assets.foundation.errors import MlopsError, NotReadyError
+from mlops_assets.foundation.records import read_record
+from mlops_assets.foundation.settings import load_settings
+
+_HASH_LENGTH = 12
+
+
+def main() -> int:
+    """Print the table; exit code 1 and one line when there is nothing to tell."""
+    try:
+        engine = create_operational_engine(load_settings().database)
+        upgrade(engine)
+        rows = [row for spec in AGENTS.values() if (row := agent_row(engine, spec)) is not None]
+    except MlopsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if not rows:
+        sys.stderr.write("no lifecycle has run here yet: make run\n")
+        return 1
+    sys.stdout.write(as_text(rows) + "\n")
+    return 0
+
+
+def agent_row(engine: Engine, spec: AgentSpec) -> dict[str, str] | None:
+    """Return what the newest records say of one agent, column by column; None when it never got to a decision."""
+    try:
+        snapshot, model, report, version, approval = (
+            read_record(engine, asset=asset, partition=spec.name)
+            for asset in ("training_experiences", "dqn_model", "validation_report", "registered_model", "approval")
+        )
+    except NotReadyError:
+        return None
+    return {
+        "agent": spec.name,
+        "rows": f"{snapshot['rows']:,} ({snapshot['new_rows']:,} new)",
+        "data version": snapshot["data_hash"][:_HASH_LENGTH],
+        "MLflow run": model["run_id"][:_HASH_LENGTH] + ("" if model["trained"] else " (unchanged)"),
+        "accuracy": _with_interval(report["accuracy"]),
+        "of optimal return": _with_interval(report["share_of_optimal"]),
+        "champion before": report["champion"] or "none",
+        "version": version["semver"] + ("" if version["created"] else " (nothing new to register)"),
+        "decision": approval["status"] + (f": {approval['summary']}" if approval["summary"] else ""),
+    }
+
+
+def as_text(rows: list[dict[str, str]]) -> str:
+    """Lay the agents out side by side, one line per column name, so that long decisions do not break the table."""
+    names = list(rows[0])
+    label_width = max(map(len, names))
+    widths = [max(len(row[name]) for name in names[:-1]) for row in rows]
+    lines = [
+        f"{name:<{label_width}}  " + "  ".join(f"{row[name]:<{w}}" for row, w in zip(rows, widths, strict=True)).rstrip()
+        for name in names[:-1]
+    ]
+    decisions = [f"{row['agent']}: {row[names[-1]]}" for row in rows]
+    return "\n".join([*lines, f"{names[-1]}:", *(f"  {decision}" for decision in decisions)])
+
+
+def _with_interval(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "not measurable"
+    return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
