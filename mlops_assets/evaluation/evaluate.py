@@ -31,7 +31,7 @@ from mlops_assets.evaluation.returns import Returns, measure_returns
 from mlops_assets.evaluation.security import SecurityReport, scan_files
 from mlops_assets.evaluation.slices import SliceReport, slice_metrics
 from mlops_assets.experiences.environment import DecisionEnvironment
-from mlops_assets.features.training_set import DecisionTable
+from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.profiles import EvaluationPolicy, PolicyProfile

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mlops_assets.evaluation.intervals import Interval, cluster_bootstrap
 from mlops_assets.evaluation.metrics import greedy
-from mlops_assets.features.training_set import DecisionTable
+from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.errors import InputError
 
 Estimator = Literal["importance_sampling", "weighted_importance_sampling", "doubly_robust"]
@@ -195,7 +195,7 @@ def _as_episodes(table: DecisionTable, values: NDArray[np.float32]) -> _Episodes
         reward=np.where(inside, table.reward.astype(np.float64)[chosen], 0.0),
         value=np.where(inside, wide.max(axis=1)[chosen], 0.0),
         action_value=np.where(inside, taken[chosen], 0.0),
-        weight=np.cumprod(np.where(inside, agreement[chosen], 1.0), axis=1),
+        weight=np.cumprod(np.where(inside, agreement[chosen], 1.0), axis=1, dtype=np.float64),
         incomplete=incomplete,
     )
 

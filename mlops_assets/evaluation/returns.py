@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlops_assets.evaluation.intervals import Interval, cluster_bootstrap, ratio
 from mlops_assets.evaluation.metrics import QFunction, greedy, q_values
 from mlops_assets.experiences.environment import DecisionEnvironment
-from mlops_assets.features.training_set import DecisionTable
+from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.features.vector import replace_context
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError

@@ -28,6 +28,7 @@ _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_DURATION_MS = 24 * 3_600_000.0
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_EPOCH_TEXT = re.compile(r"\d{9,20}(?:\.\d{1,9})?")
 _EXCERPT_LENGTH = 300
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Below each limit, so many a second: 1e11 s is the year 5138, 1e11 ms is 1973.
@@ -130,13 +131,13 @@ def parse_time(value: object) -> datetime | None:
 @lru_cache(maxsize=4_096)
 def _parse_time_text(text: str) -> datetime:
     stripped = text.strip()
+    # First the numbers: `1654080190159` is also the basic form of an ISO time in the year 1654.
+    if _EPOCH_TEXT.fullmatch(stripped):
+        return _from_epoch(float(stripped), text)
     try:
         return _plausible(datetime.fromisoformat(stripped), text)
     except ValueError:
-        number = _as_float(stripped)
-    if number is None or not math.isfinite(number):
-        raise RowError("bad_timestamp", f"time {text!r} is no ISO 8601 time and no number since 1970")
-    return _from_epoch(number, text)
+        raise RowError("bad_timestamp", f"time {text!r} is no ISO 8601 time and no number since 1970") from None
 
 
 def _from_epoch(number: float, value: object) -> datetime:
@@ -154,7 +155,7 @@ def _plausible(time: datetime, value: object) -> datetime:
     return time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One execution before it becomes a row of the table.
 
@@ -194,12 +195,17 @@ def _short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def executions_table(rows: Iterable[Row], *, source_file: str, source_hash: str) -> pa.Table:
-    """Build the `EXECUTIONS` table; a cycle starts with its first row's start."""
+def executions_table(
+    rows: Iterable[Row], *, source_file: str, source_hash: str, cycle_starts: dict[str, int] | None = None
+) -> pa.Table:
+    """Build the `EXECUTIONS` table; a cycle starts with its first row's start.
+
+    `cycle_starts` (microseconds by cycle) carries the starts from one call to the next, where cycles span several.
+    """
     rows = list(rows)
     started = np.array([_microseconds(row.started_at) for row in rows], dtype=np.int64)
     cycles = [row.cycle_id for row in rows]
-    starts: dict[str, int] = {}
+    starts = {} if cycle_starts is None else cycle_starts
     for cycle, start in zip(cycles, started.tolist(), strict=True):
         starts[cycle] = min(start, starts.get(cycle, start))
     columns = {

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlops_assets.experiences.parts import first_by_key, list_parts, read_part, write_daily_parts
+from mlops_assets.experiences.parts import first_by_key, list_parts, read_part, split_by_day, write_daily_parts
 from mlops_assets.experiences.schema import EXECUTIONS
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.paths import ArtifactPaths
@@ -23,7 +23,7 @@ def append_executions(paths: ArtifactPaths, table: pa.Table) -> int:
         InputError: the table's columns are not those of `EXECUTIONS`.
         StorageError: the disk is full or read-only; what was written is whole, a second call adds the rest.
     """
-    table = first_by_key(_checked(table), "execution_id")
+    table = first_by_key(_checked(table), ["execution_id"])
     stored = find_executions(paths, table, columns=("execution_id",))["execution_id"]
     new = table.filter(pc.invert(pc.is_in(table["execution_id"], value_set=stored.combine_chunks())))
     write_daily_parts(paths.executions, new.sort_by(list(_ORDER)), time_column="started_at")
@@ -31,13 +31,14 @@ def append_executions(paths: ArtifactPaths, table: pa.Table) -> int:
 
 
 def find_executions(paths: ArtifactPaths, table: pa.Table, *, columns: Sequence[str]) -> pa.Table:
-    """Return the stored rows that have an `execution_id` of `table` and start within a day of its rows."""
+    """Return the stored rows that have an `execution_id` of `table` and start on the same days or a day off."""
     fields = [EXECUTIONS.field(name) for name in columns]
     empty = pa.schema(fields).empty_table()
     if table.num_rows == 0:
         return empty
-    span = pc.min_max(table["started_at"]).as_py()
-    parts = list_parts(paths.executions, start=(span["min"] - _SAME_RUN).date(), end=(span["max"] + _SAME_RUN).date())
+    days = {day for day, _ in split_by_day(table.select(["started_at"]), "started_at")}
+    near = {day + offset for day in days for offset in (-_SAME_RUN, timedelta(0), _SAME_RUN)}
+    parts = [part for part in list_parts(paths.executions) if part.day in near]
     wanted = table["execution_id"].combine_chunks()
     found = [empty]
     for part in parts:
@@ -75,7 +76,7 @@ def read_executions(
         table = table.filter(pc.greater_equal(table["started_at"], pa.scalar(start, schema.field("started_at").type)))
     if end is not None:
         table = table.filter(pc.less(table["started_at"], pa.scalar(end, schema.field("started_at").type)))
-    return first_by_key(table.sort_by(list(_ORDER)), "execution_id").select(wanted)
+    return first_by_key(table.sort_by(list(_ORDER)), ["execution_id"]).select(wanted)
 
 
 def _checked(table: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
-"""From any source into the store of executions, exactly once: parquet parts first, then the books, so that a crash heals.
+"""From any source into the store of executions, exactly once: parquet first, then the books, so that a crash heals.
 
-What is read, put aside and skipped is recorded in `IngestedSource` and `QuarantinedRow`; sources know nothing of either.
+What is read and put aside is recorded in `IngestedSource` and `QuarantinedRow`; sources know nothing of either.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ class IngestReport:
     """What one ingest did.
 
     `rows`: new executions stored. `repeated`: executions that were stored already (a grown history, a second report of
-    one run). `quarantined`: put aside or flagged, by reason in `reasons`. `first`..`last`: span of the new executions.
+    one run). `quarantined`: put aside or flagged, by reason in `reasons`. `first`..`last`: span of the executions read.
     """
 
     rows: int
@@ -163,7 +163,7 @@ def _contradictions(paths: ArtifactPaths, table: pa.Table) -> dict[str, list[Qua
     """Rows that tell another story of an execution than the stored row, or an earlier one of `table`; by source."""
     columns = ("execution_id", "status", "duration_ms", "source_file")
     stored = find_executions(paths, table, columns=columns)
-    first = first_by_key(pa.concat_tables([stored, table.select(list(columns))]), "execution_id")
+    first = first_by_key(pa.concat_tables([stored, table.select(list(columns))]), ["execution_id"])
     if first.num_rows == table.num_rows and stored.num_rows == 0:
         return {}
     place = pc.index_in(table["execution_id"], value_set=first["execution_id"].combine_chunks())

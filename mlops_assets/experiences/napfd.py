@@ -1,4 +1,4 @@
-"""The metric of test prioritisation: NAPFD under a time budget, and how a priority becomes an order. No history, no rewards here."""
+"""The metric of test prioritisation: NAPFD under a time budget. No history, no rewards here."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -20,12 +20,13 @@ def time_budget(durations: NDArray[np.float64]) -> float:
     return float(durations.sum()) * BUDGET_SHARE * (1.0 + _TOLERANCE)
 
 
-def napfd(order: Sequence[int], durations: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
+def napfd(order: Sequence[int] | NDArray[np.int64], durations: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
     """Normalised average percentage of faults detected, when the tests run in `order` until the time budget is spent.
 
-    A test that does not fit in what is left is passed over, later shorter ones may still run. Ranks count scheduled tests
-    only, from 1. With n tests, m failing ones, d of them scheduled and p = d/m: `p - sum(ranks) / (m n) + p / (2 n)`
-    (Qu, Cohen and Rothermel, ISSTA 2007; budget as in RETECS, Spieker et al., ISSTA 2017).
+    A test that does not fit in what is left is passed over, later shorter ones may still run. Ranks count scheduled
+    tests only, from 1. With n tests, m failing ones, d of them scheduled and p = d/m:
+    `p - sum(ranks) / (m n) + p / (2 n)` (Qu, Cohen and Woolf, ICSM 2007; budget as in RETECS, Spieker et al., ISSTA
+    2017).
 
     Args:
         order: positions in `durations`, first one first; tests that are not named are not run.

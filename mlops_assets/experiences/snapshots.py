@@ -64,7 +64,8 @@ class SnapshotDifference:
 class Snapshot:
     """One published snapshot. `new_rows`: decisions that the snapshot before it did not have; 0 if nothing was new.
 
-    `label_cutoff` is the time up to which labels are included; `dvc_md5` is None where DVC was not at hand.
+    `label_cutoff` is the time up to which the source knew the world, and so the time up to which labels are included;
+    `dvc_md5` is None where DVC was not at hand.
     """
 
     agent: str
@@ -76,7 +77,13 @@ class Snapshot:
     first_event: datetime
     last_event: datetime
     label_cutoff: datetime
+    published_at: datetime
     dvc_md5: str | None
+
+    @property
+    def live(self) -> bool:
+        """True when the source knew the world up to the moment of collection; false for a history that has ended."""
+        return self.label_cutoff >= self.published_at
 
     def experiences(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the decisions, or only some columns of them, by event_time, episode_id and step."""
@@ -264,6 +271,18 @@ def latest_snapshot(
     return None if record is None else _snapshot(record, paths)
 
 
+def snapshot_before(snapshot: Snapshot, *, paths: ArtifactPaths, engine: Engine) -> Snapshot | None:
+    """Return the last validated snapshot before this one, from the same agent and source: what it is compared with."""
+    return latest_snapshot(
+        snapshot.agent,
+        paths=paths,
+        engine=engine,
+        source=snapshot.source,
+        status=VALIDATED,
+        before=snapshot.data_hash,
+    )
+
+
 def require_validated(engine: Engine, agent: str, data_hash: str) -> None:
     """Let a reader go on only when this snapshot passed its validation.
 
@@ -330,6 +349,7 @@ def _snapshot(record: SnapshotRecord, paths: ArtifactPaths) -> Snapshot:
         first_event=record.first_event,
         last_event=record.last_event,
         label_cutoff=record.label_cutoff,
+        published_at=record.created_at,
         dvc_md5=record.dvc_md5,
     )
 

@@ -1,4 +1,4 @@
-"""The decisions that training and evaluation read, as arrays, and their parquet file. How they are made: `training_set.py`."""
+"""The decisions that training and evaluation read, as arrays, and their parquet file; `training_set.py` makes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -109,6 +109,7 @@ def read_decisions(path: Path) -> DecisionTable:
             f"{path} cannot be read ({error}); delete its folder and materialise training_set again"
         ) from error
     numbers: dict[str, Any] = {name: table[name].to_numpy().astype(kind) for name, (_, kind) in _NUMBERS.items()}
+    texts: dict[str, Any] = {name: _texts(table[name]) for name in _TEXT_COLUMNS}
     state = matrix(table["state"])
     return DecisionTable(
         state=state,
@@ -116,7 +117,7 @@ def read_decisions(path: Path) -> DecisionTable:
         action_values=matrix(table["action_values"]),
         event_time=microseconds(table["event_time"]).astype("datetime64[us]"),
         **numbers,
-        **{name: _texts(table[name]) for name in _TEXT_COLUMNS},
+        **texts,
     )
 
 

@@ -2,7 +2,7 @@
 
 Only whole UTC days count, so that a day's row is final once its executions are in. "Happened" means that the run had
 ended, the decision was taken, the label had arrived; when the run's report was imported does not matter, since
-histories are imported late as a rule. Pure functions: which days are due, and where rows go, is `refresh.py`'s business.
+histories are imported late as a rule. Pure functions: which days are due, and where rows go, `refresh.py` decides.
 """
 
 from datetime import date, timedelta
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlops_assets.experiences.snapshots import Snapshot
 from mlops_assets.features.daily import (
     MICROSECONDS_PER_DAY,
     DailySums,
@@ -29,7 +30,6 @@ from mlops_assets.features.views import (
     ViewSpec,
 )
 from mlops_assets.foundation.agents import AgentSpec
-from mlops_assets.experiences.snapshots import Snapshot
 
 EXECUTION_COLUMNS = ("test_id", "status", "started_at", "duration_ms", "retries", "flaky")
 _MONTH = 30

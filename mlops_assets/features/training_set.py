@@ -1,4 +1,4 @@
-"""Point-in-time training sets: a snapshot's decisions with their state vectors and labels, split by time, named by content."""
+"""Point-in-time training sets: a snapshot's decisions with state vectors and labels, split by time, named by hash."""
 
 import io
 import json
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlops_assets.experiences.snapshot_files import remove_leftovers
 from mlops_assets.experiences.snapshots import Snapshot
 from mlops_assets.features.daily import Int64
 from mlops_assets.features.decision_table import (
@@ -31,6 +32,7 @@ from mlops_assets.features.vector import StateVectors, column_name, feature_arra
 from mlops_assets.features.views import VIEWS
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError
+from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import atomic_folder, canonical_json, digest
 from mlops_assets.foundation.paths import ArtifactPaths
 
@@ -120,11 +122,13 @@ def build_training_set(
     }
     training_hash = digest({"content": _content_hash(table), **facts})
     folder = paths.training_sets(spec.name) / training_hash
-    if not folder.exists():
-        with atomic_folder(folder) as temporary:
-            write_decisions(temporary / _TRAIN, table.filter(pa.array(in_train)))
-            write_decisions(temporary / _HOLDOUT, table.filter(pa.array(in_holdout)))
-            (temporary / _MANIFEST).write_text(canonical_json(facts), encoding="utf-8")
+    with file_lock(folder.with_name(".lock")):
+        remove_leftovers(folder.parent)
+        if not folder.exists():
+            with atomic_folder(folder) as temporary:
+                write_decisions(temporary / _TRAIN, table.filter(pa.array(in_train)))
+                write_decisions(temporary / _HOLDOUT, table.filter(pa.array(in_holdout)))
+                (temporary / _MANIFEST).write_text(canonical_json(facts), encoding="utf-8")
     return open_training_set(spec.name, training_hash, paths=paths)
 
 

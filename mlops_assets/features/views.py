@@ -1,4 +1,4 @@
-"""The feature views as data: entities, columns, time to live. `store.py` makes Feast's objects of it, `tables.py` rows."""
+"""The feature views as data: entities, columns, time to live. `store.py` makes Feast's objects, `tables.py` rows."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import event, func, inspect, select, text
+from sqlalchemy import event, inspect, select, text
 from sqlalchemy.orm import Session, SessionTransaction
 
 from mlops_assets.foundation.files import canonical_json, digest
@@ -115,11 +115,6 @@ def champion_at(session: Session, model_name: str, at: datetime) -> str | None:
         .order_by(AuditEvent.sequence.desc())
         .limit(1)
     ).one_or_none()
-
-
-def count_events(session: Session) -> int:
-    """Length of the trail."""
-    return session.scalars(select(func.count()).select_from(AuditEvent)).one()
 
 
 def _content(entry: AuditEvent) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.errors import SettingsError, StorageError
+from mlops_assets.foundation.files import storage_errors
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,10 +32,14 @@ _WRITE_REFUSALS = {
     "readonly database": "the database is read-only: make file and folder writable or point MLOPS_HOME elsewhere",
     "read-only transaction": "the server accepts reads only: point MLOPS_DATABASE_URL to the primary server",
     "unable to open database file": "the file cannot be opened: make its folder writable or point MLOPS_HOME elsewhere",
+    "file is not a database": "the file is something else: move it away or point MLOPS_DATABASE_URL elsewhere",
+    "disk image is malformed": "the file is damaged: restore it from a backup",
     "database is locked": f"another process held the write lock for {_LOCK_WAIT_SECONDS} s: end it or try again",
     "lock timeout": f"another process held a lock for {_LOCK_WAIT_SECONDS} s: end it or try again",
     "no space left on device": "the server's disk is full: free space there",
     "connection refused": "no server answers there: start it or correct MLOPS_DATABASE_URL",
+    "password authentication failed": "user or password is wrong: correct MLOPS_DATABASE_URL",
+    'fatal:  database "': "the database does not exist: create it or correct MLOPS_DATABASE_URL",
     "could not translate host name": "the host is unknown: correct MLOPS_DATABASE_URL",
     "server closed the connection": "the server went away: try again once it is back",
     "deadlock detected": "two transactions waited for each other: try again",
@@ -86,7 +91,9 @@ def _parse(url: str) -> URL:
 
 
 def _make_folder(_dialect: object, _record: object, arguments: list[Any], _parameters: dict[str, Any]) -> None:
-    Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(arguments[0]).parent
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -134,8 +141,8 @@ def storage_refusals(engine: Engine) -> Iterator[None]:
     """Turn the refusals of a database (full, read-only, locked, away) into a `StorageError` with advice."""
     try:
         yield
-    except DBAPIError as error:
-        reason = str(error.orig)
+    except (DBAPIError, sqlite3.DatabaseError) as error:  # SQLAlchemy does not wrap what `_prepare_sqlite` raises
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
         advice = next((advice for sign, advice in _WRITE_REFUSALS.items() if sign in reason.lower()), None)
         if advice is None:
             raise

@@ -21,6 +21,7 @@ _REMEDIES = {
     errno.EDQUOT: "the disk quota is used up: free space there or point MLOPS_HOME elsewhere",
     errno.EROFS: "the file system is read-only: mount it writable or point MLOPS_HOME elsewhere",
     errno.EACCES: "permission denied: give this user write access or point MLOPS_HOME elsewhere",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: remove that file or point MLOPS_HOME elsewhere",
     errno.EPERM: "permission denied: give this user write access or point MLOPS_HOME elsewhere",
 }
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, or_, select, update
+from sqlalchemy import Engine, or_, update
 from sqlalchemy.exc import IntegrityError
 
 from mlops_assets.foundation.clock import Clock
@@ -108,14 +108,6 @@ def release(engine: Engine, lease: LeaseToken, *, now: datetime) -> None:
             .where(Lease.resource == lease.resource, Lease.token == lease.token, Lease.holder == lease.holder)
             .values(holder=RELEASED, expires_at=now)
         )
-
-
-def holder_of(engine: Engine, resource: str, *, now: datetime) -> str | None:
-    """Name of the current holder, None when the resource is free."""
-    with read_transaction(engine) as session:
-        return session.scalars(
-            select(Lease.holder).where(Lease.resource == resource, Lease.expires_at > now)
-        ).one_or_none()
 
 
 class HeldLease:

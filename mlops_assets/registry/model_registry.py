@@ -8,7 +8,7 @@ as it was; the same call, made again, completes the change. Whether a version de
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, PermanentError
 from mlops_assets.foundation.tables import ModelVersionRecord
-from mlops_assets.registry.comparison import VersionComparison, compare_metrics
-from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG, MlflowStore
+from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
+from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG
 from mlops_assets.registry.registration import (
     Candidate,
     RegisteredVersion,
@@ -35,25 +35,21 @@ from mlops_assets.registry.semver import Bump
 from mlops_assets.registry.version_records import (
     champion_line,
     mlflow_number,
-    numbered_record,
     record_in_production,
     require_approved,
     require_stage,
     version_record,
-    version_records,
     was_champion,
 )
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 STAGED, ARCHIVED, DELETED = "model_promoted_to_staging", "model_archived", "model_deleted"
 
 
-class ModelRegistry:
+class ModelRegistry(ModelCatalogue):
     """Registered models of one MLflow store and one operational database."""
 
     def __init__(self, tracking_uri: str, engine: Engine, clock: Clock) -> None:
-        self._store = MlflowStore(tracking_uri)
-        self._engine = engine
+        super().__init__(tracking_uri, engine)
         self._clock = clock
 
     def register(self, candidate: Candidate, spec: AgentSpec, *, bump: Bump = "minor") -> RegisteredVersion:
@@ -86,83 +82,19 @@ class ModelRegistry:
             record = create_or_adopt(session, self._store, policy, candidate, spec, bump=bump, now=self._clock.now())
             return registered_version(record, created=True)
 
-    def versions(self, model_name: str) -> list[RegisteredVersion]:
-        """Return every version, the highest first."""
-        with read_transaction(self._engine) as session:
-            return [registered_version(record, created=False) for record in version_records(session, model_name)]
-
-    def version(self, model_name: str, version: str) -> RegisteredVersion:
-        """Resolve a semantic version; `v2.1.0` and `2.1.0` are the same.
+    def promote_approved(self, model_name: str, version: str, *, user: str) -> RegisteredVersion:
+        """Give an approved version its place: champion when there is none yet, else challenger; decided under one lock.
 
         Raises:
-            InputError: no such version; the known ones are named.
+            InputError: no such version.
+            NotReadyError: it is not approved, or no longer new.
         """
-        with read_transaction(self._engine) as session:
-            return registered_version(version_record(session, model_name, version), created=False)
-
-    def champion(self, model_name: str) -> RegisteredVersion | None:
-        """Return the version that consumers load, the one behind the alias `champion`; None before the first."""
-        return self._behind(model_name, CHAMPION)
-
-    def challenger(self, model_name: str) -> RegisteredVersion | None:
-        """Return the version behind the alias `challenger`, the newest approved one that is not in production."""
-        return self._behind(model_name, CHALLENGER)
-
-    def previous(self, model_name: str) -> RegisteredVersion | None:
-        """Return the version behind the alias `previous`, the champion before the present one."""
-        return self._behind(model_name, PREVIOUS)
-
-    def get_latest_version(self, model_name: str, stage: Stage = "Production") -> RegisteredVersion | None:
-        """Return the highest version in a stage, or None."""
-        return next((version for version in self.versions(model_name) if version.stage == stage), None)
-
-    def load_production_model(self, model_name: str) -> Any:
-        """Load the champion as a torch module, states (N, D) to action values (N, A).
-
-        Raises:
-            NotReadyError: there is no champion yet.
-        """
-        champion = self.champion(model_name)
-        if champion is None:
-            raise NotReadyError(f"{model_name} has no champion yet; run the job model_lifecycle for its agent first")
-        return self._store.load(model_name, champion.mlflow_version)
-
-    def load_specific_version(self, model_name: str, version: str) -> Any:
-        """Load one version as a torch module.
-
-        Raises:
-            InputError: no such version, or its artifacts are gone.
-        """
-        return self._store.load(model_name, self.version(model_name, version).mlflow_version)
-
-    def compare_models(
-        self,
-        model_name: str,
-        first: str,
-        second: str,
-        *,
-        measure: Callable[[Any], Mapping[str, float]] | None = None,
-    ) -> VersionComparison:
-        """Compare two versions, by default with the metrics of their MLflow runs.
-
-        Args:
-            model_name: registered model.
-            first: semantic version to compare against.
-            second: semantic version whose improvement is reported.
-            measure: given a loaded model, its metrics: for a comparison of both on the same data.
-        """
-        sides = [self.version(model_name, version) for version in (first, second)]
-        if measure is None:
-            metrics = [self._store.run_metrics(side.run_id) for side in sides]
-        else:
-            metrics = [dict(measure(self._store.load(model_name, side.mlflow_version))) for side in sides]
-        return VersionComparison(
-            first_version=sides[0].semver,
-            second_version=sides[1].semver,
-            first=metrics[0],
-            second=metrics[1],
-            improvement=compare_metrics(*metrics),
-        )
+        with self._changing(model_name) as session:
+            record = version_record(session, model_name, version)
+            champion = record_in_production(session, model_name)
+            if champion is None or champion.id == record.id:
+                return self._first_champion(session, record, user)
+            return self._stage(session, record, user)
 
     def promote_to_staging(self, model_name: str, version: str, *, user: str) -> RegisteredVersion:
         """Make an approved version the challenger; other versions in Staging stay there. A second call changes nothing.
@@ -172,15 +104,7 @@ class ModelRegistry:
             NotReadyError: it is not approved, or no longer new.
         """
         with self._changing(model_name) as session:
-            record = version_record(session, model_name, version)
-            if record.stage == "Staging" and self._points(CHALLENGER, record):
-                return registered_version(record, created=False)
-            require_stage(record, "None", "Staging")
-            require_approved(session, record)
-            self._store.set_alias(model_name, CHALLENGER, mlflow_number(record))
-            self._move(record, "Staging")
-            self._audit(session, STAGED, record, user, {})
-            return registered_version(record, created=False)
+            return self._stage(session, version_record(session, model_name, version), user)
 
     def promote_first_champion(self, model_name: str, version: str, *, user: str) -> RegisteredVersion:
         """Make an approved version champion directly because there is none to compare with or to roll back to.
@@ -190,7 +114,7 @@ class ModelRegistry:
         Raises:
             InputError: no such version.
             NotReadyError: it is not approved, or no longer new.
-            PermanentError: there is a champion already.
+            PermanentError: another version is champion already.
         """
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
@@ -200,11 +124,7 @@ class ModelRegistry:
                     f"{model_name} {champion.semver} is in production; "
                     f"stage {record.semver} and let the rollout promote it"
                 )
-            if champion is None:
-                require_stage(record, "None", "Staging")
-            details = {"first_champion": True, "reason": "no version was in production before"}
-            self._put_into_production(session, record, None, user=user, details=details)
-            return registered_version(record, created=False)
+            return self._first_champion(session, record, user)
 
     def promote_to_production(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
         """Make a staged, approved version champion; the champion before it is archived and becomes `previous`.
@@ -303,6 +223,22 @@ class ModelRegistry:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             yield session
 
+    def _stage(self, session: Session, record: ModelVersionRecord, user: str) -> RegisteredVersion:
+        if record.stage == "Staging" and self._points(CHALLENGER, record):
+            return registered_version(record, created=False)
+        require_stage(record, "None", "Staging")
+        require_approved(session, record)
+        self._store.set_alias(record.model_name, CHALLENGER, mlflow_number(record))
+        self._move(record, "Staging")
+        self._audit(session, STAGED, record, user, {})
+        return registered_version(record, created=False)
+
+    def _first_champion(self, session: Session, record: ModelVersionRecord, user: str) -> RegisteredVersion:
+        require_stage(record, "None", "Staging", "Production")
+        details = {"first_champion": True, "reason": "no version was in production before"}
+        self._put_into_production(session, record, None, user=user, details=details)
+        return registered_version(record, created=False)
+
     def _put_into_production(
         self,
         session: Session,
@@ -396,10 +332,3 @@ class ModelRegistry:
     def _leave_alias(self, alias: str, record: ModelVersionRecord) -> None:
         if self._points(alias, record):
             self._store.drop_alias(record.model_name, alias)
-
-    def _behind(self, model_name: str, alias: str) -> RegisteredVersion | None:
-        number = self._store.alias_target(model_name, alias)
-        if number is None:
-            return None
-        with read_transaction(self._engine) as session:
-            return registered_version(numbered_record(session, model_name, number), created=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, mse_loss
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mlops_assets.features.training_set import DecisionTable
+from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.training.config import DqnConfig

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 # Standardised inputs beyond this are outliers of a feature, not information: a test that once ran for an hour.
-_INPUT_LIMIT = 8.0
+INPUT_LIMIT = 8.0
 
 
 class DuelingQNetwork(nn.Module):
@@ -38,7 +38,7 @@ class DuelingQNetwork(nn.Module):
 
     def normalise(self, states: Tensor) -> Tensor:
         """Standardise raw states, limited to 8 standard deviations of the training set."""
-        return ((states - self.input_mean) / self.input_scale).clamp(-_INPUT_LIMIT, _INPUT_LIMIT)
+        return ((states - self.input_mean) / self.input_scale).clamp(-INPUT_LIMIT, INPUT_LIMIT)
 
     def scaled_values(self, normalised: Tensor) -> Tensor:
         """Q-values in units of `value_scale` for already normalised states: what the learner works on."""

@@ -171,9 +171,9 @@ def test_writers_of_several_processes_lose_no_update(engine: Engine) -> None:
     with transaction(engine) as session:
         session.add(Lease(resource="counter", holder="h", token=0, acquired_at=NOW, expires_at=NOW))
     url = engine.url.render_as_string(hide_password=False)
-    assert run_together(increment, [(url, "counter", 20)] * 2) == [0, 0]
+    assert run_together(increment, [(url, "counter", 10)] * 2) == [0, 0]
     with read_transaction(engine) as session:
-        assert session.get_one(Lease, "counter").token == 40
+        assert session.get_one(Lease, "counter").token == 20
 
 
 def test_readers_do_not_wait_for_a_writer(engine: Engine) -> None:
@@ -222,6 +222,29 @@ def test_absent_server_says_what_to_do_and_hides_the_password() -> None:
         session.add(_source("a"))
     assert "secret" not in str(caught.value)
     assert "MLOPS_DATABASE_URL" in str(caught.value)
+
+
+def test_absent_database_says_what_to_do(postgres_url: str) -> None:
+    """The server answers, so `connection refused` would be the wrong advice."""
+    engine = create_operational_engine(postgres_url.rpartition("/")[0] + "/absent")
+    with pytest.raises(StorageError, match="the database does not exist: create it"):
+        upgrade(engine)
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database_says_what_to_do(tmp_path: Path) -> None:
+    """SQLAlchemy does not wrap errors of the first pragmas: a bare `DatabaseError` reached the user."""
+    path = tmp_path / "operations.db"
+    path.write_text("not a database" * 100)
+    with pytest.raises(StorageError, match=r"operations\.db: the file is something else: move it away"):
+        upgrade(create_operational_engine(f"sqlite:///{path}"))
+
+
+def test_a_home_below_a_file_says_what_to_do(tmp_path: Path) -> None:
+    """`NotADirectoryError` names no setting."""
+    (tmp_path / "home").touch()
+    with pytest.raises(StorageError, match=r"a part of this path is a file.*MLOPS_HOME"):
+        upgrade(create_operational_engine(f"sqlite:///{tmp_path / 'home' / 'state' / 'operations.db'}"))
 
 
 def test_postgresql_scheme_means_psycopg2() -> None:

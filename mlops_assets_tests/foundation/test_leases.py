@@ -1,27 +1,29 @@
 """Leases: one holder at a time, dead holders replaced, late holders told."""
 
 import signal
+import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from mlops_assets.foundation.clock import FixedClock, SystemClock
-from mlops_assets.foundation.database import transaction
+from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import TransientError
 from mlops_assets.foundation.leases import (
     LeaseHeldError,
     LeaseLostError,
     LeaseToken,
     acquire,
-    holder_of,
     lease,
     release,
     renew,
 )
+from mlops_assets.foundation.tables import Lease
 from mlops_assets_tests.foundation.processes import acquire_or_exit, hold_and_die, run_together
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -29,6 +31,20 @@ NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 def _acquire(engine: Engine, holder: str, seconds: float = 0.0, ttl_seconds: float = 60.0) -> LeaseToken:
     return acquire(engine, "gpu:0", holder, ttl_seconds=ttl_seconds, now=NOW + timedelta(seconds=seconds))
+
+
+def _holder_of(engine: Engine, resource: str, *, now: datetime) -> str | None:
+    with read_transaction(engine) as session:
+        return session.scalars(
+            select(Lease.holder).where(Lease.resource == resource, Lease.expires_at > now)
+        ).one_or_none()
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        time.sleep(0.05)
 
 
 def test_a_held_resource_is_refused_by_name(engine: Engine) -> None:
@@ -39,7 +55,7 @@ def test_a_held_resource_is_refused_by_name(engine: Engine) -> None:
     ) as caught:
         _acquire(engine, "run-b", 59.9)
     assert isinstance(caught.value, TransientError)
-    assert holder_of(engine, "gpu:0", now=NOW) == "run-a"
+    assert _holder_of(engine, "gpu:0", now=NOW) == "run-a"
 
 
 def test_an_expired_lease_is_taken_over_and_the_late_holder_is_told(engine: Engine) -> None:
@@ -50,7 +66,7 @@ def test_an_expired_lease_is_taken_over_and_the_late_holder_is_told(engine: Engi
     with pytest.raises(LeaseLostError, match=r"run-a \(token 1\) lost its lease to run-b \(token 2\)"):
         renew(engine, late, ttl_seconds=60, now=NOW + timedelta(seconds=61))
     release(engine, late, now=NOW + timedelta(seconds=61))
-    assert holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=61)) == "run-b"
+    assert _holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=61)) == "run-b"
 
 
 def test_a_restarted_holder_takes_its_own_lease_back(engine: Engine) -> None:
@@ -70,7 +86,7 @@ def test_renewing_extends_and_releasing_frees(engine: Engine) -> None:
     with pytest.raises(LeaseHeldError):
         _acquire(engine, "run-b", 100)
     release(engine, held, now=NOW + timedelta(seconds=101))
-    assert holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=101)) is None
+    assert _holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=101)) is None
     assert _acquire(engine, "run-b", 101).token == 2
 
 
@@ -85,7 +101,7 @@ def test_resources_are_independent(engine: Engine) -> None:
     for number in range(2):
         token = acquire(engine, f"gpu:{number}", f"run-{number}", ttl_seconds=60, now=NOW)
         assert token.token == 1
-    assert holder_of(engine, "gpu:2", now=NOW) is None
+    assert _holder_of(engine, "gpu:2", now=NOW) is None
 
 
 _STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 90), st.booleans()), max_size=12)
@@ -117,12 +133,17 @@ def test_tokens_grow_and_holders_never_overlap(sqlite_engine: Engine, steps: lis
 def test_the_heartbeat_outlives_the_ttl_and_the_end_releases(engine: Engine) -> None:
     """Without renewals a training longer than the lease would share its device."""
     clock = SystemClock()
+
+    def expires_at() -> datetime:
+        with read_transaction(engine) as session:
+            return session.get_one(Lease, "gpu:0").expires_at
+
     with lease(engine, "gpu:0", "run-a", 0.6, clock) as held:
-        time.sleep(1.5)
-        assert holder_of(engine, "gpu:0", now=clock.now()) == "run-a"
+        first = expires_at()
+        _wait_until(lambda: expires_at() >= first + timedelta(seconds=0.6))
         held.ensure_held()
         assert (held.resource, held.holder, held.token) == ("gpu:0", "run-a", 1)
-    assert holder_of(engine, "gpu:0", now=clock.now()) is None
+    assert _holder_of(engine, "gpu:0", now=clock.now()) is None
 
 
 def test_a_lost_lease_fails_the_block(engine: Engine) -> None:
@@ -137,7 +158,7 @@ def test_a_lost_lease_fails_the_block(engine: Engine) -> None:
 
     with pytest.raises(LeaseLostError, match="run-b"):
         lose()
-    assert holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=32)) == "run-b"
+    assert _holder_of(engine, "gpu:0", now=NOW + timedelta(seconds=32)) == "run-b"
 
 
 def test_the_heartbeat_itself_notices_the_loss(engine: Engine) -> None:
@@ -147,12 +168,35 @@ def test_the_heartbeat_itself_notices_the_loss(engine: Engine) -> None:
     def lose() -> None:
         with lease(engine, "gpu:0", "run-a", 0.3, clock) as held:
             acquire(engine, "gpu:0", "run-b", ttl_seconds=30, now=NOW + timedelta(seconds=31))
-            time.sleep(0.5)
+            _wait_until(lambda: all(thread.name != "lease gpu:0" for thread in threading.enumerate()))
             held.ensure_held()
 
     with pytest.raises(LeaseLostError, match="heartbeat of run-a stopped") as caught:
         lose()
     assert isinstance(caught.value.__cause__, LeaseLostError)
+
+
+def test_a_beat_that_the_database_refuses_is_tried_again(
+    postgres_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failover of seconds must not end a training of hours, and must be seen in the log."""
+
+    def writable(*, yes: bool) -> None:
+        # Only new connections take the setting over.
+        with postgres_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            mode = "off" if yes else "on"
+            connection.execute(
+                text(f"ALTER DATABASE {postgres_engine.url.database} SET default_transaction_read_only = {mode}")
+            )
+        postgres_engine.dispose()
+
+    with lease(postgres_engine, "gpu:0", "run-a", 0.6, SystemClock()) as held:
+        writable(yes=False)
+        _wait_until(lambda: "lease of gpu:0 not renewed" in caplog.text)
+        writable(yes=True)
+        held.ensure_held()
+    assert "the server accepts reads only" in caplog.text
 
 
 def test_an_exception_in_the_block_releases_and_stays(engine: Engine) -> None:
@@ -165,17 +209,14 @@ def test_an_exception_in_the_block_releases_and_stays(engine: Engine) -> None:
 
     with pytest.raises(RuntimeError, match="training diverged"):
         fail()
-    assert holder_of(engine, "gpu:0", now=NOW) is None
+    assert _holder_of(engine, "gpu:0", now=NOW) is None
 
 
 def test_a_killed_holder_is_replaced_within_its_ttl(engine: Engine) -> None:
     """Dagster keeps the slot of a killed process tree for ever; the next training must start by itself."""
     url = engine.url.render_as_string(hide_password=False)
     assert run_together(hold_and_die, [(url, "gpu:0", 1.0)]) == [-signal.SIGKILL]
-    deadline = time.monotonic() + 10
-    while holder_of(engine, "gpu:0", now=SystemClock().now()) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    _wait_until(lambda: _holder_of(engine, "gpu:0", now=SystemClock().now()) is None)
     assert acquire(engine, "gpu:0", "next", ttl_seconds=60, now=SystemClock().now()).token == 2
 
 
@@ -184,4 +225,4 @@ def test_first_holders_race_for_one_row(engine: Engine) -> None:
     url = engine.url.render_as_string(hide_password=False)
     codes = run_together(acquire_or_exit, [(url, "gpu:0", holder, NOW) for holder in "ab"])
     assert sorted(code or 0 for code in codes) == [0, 3]
-    assert holder_of(engine, "gpu:0", now=NOW) == "ab"[codes.index(0)]
+    assert _holder_of(engine, "gpu:0", now=NOW) == "ab"[codes.index(0)]

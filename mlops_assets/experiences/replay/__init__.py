@@ -1,1 +1,1 @@
-"""Replay of CI histories: honest history features, exact counterfactual rewards, and the experience source made of both."""
+"""Replay of CI histories: honest history, exact counterfactual rewards, and the experience source made of both."""

@@ -1,6 +1,6 @@
-"""What the execution agent sees of a replayed cycle: honest history of each test plus what was decided so far in the cycle.
+"""What the execution agent sees of a replayed cycle: each test's honest history and what was decided so far.
 
-Not here: verdicts. Nothing in this module can read an outcome of the cycle, except through `CycleHistory`'s honest columns.
+Not here: outcomes. Nothing in this module reads a verdict or a real duration of the cycle.
 """
 
 from collections import Counter
@@ -35,9 +35,12 @@ def require_priority_actions(spec: AgentSpec) -> None:
 
 
 def opening_contexts(spec: AgentSpec, cycle: CycleHistory) -> NDArray[np.float32]:
-    """Return the context of every test of the cycle as if it were the first one decided, (n, C) in row and catalogue order.
+    """Return the context of every test of the cycle as if it were the first one decided.
 
-    Fields that a CI history does not know (page complexity, coverage, the confidence of an agent before) keep their default.
+    Fields that a CI history does not know (page complexity, coverage, an earlier agent's confidence) keep the default.
+
+    Returns:
+        (n, C), in row order and catalogue order.
     """
     longest = float(cycle.expected_durations.max(initial=0.0))
     columns: dict[str, NDArray[np.float64] | float] = {

@@ -97,7 +97,7 @@ class ReplayEnvironment:
             raise InputError(f"actions have shape {actions.shape}; expected one per episode, ({len(self._episodes)},)")
         active = np.flatnonzero(self.active())
         chosen = actions[active]
-        if len(chosen) and not (0 <= int(chosen.min()) and int(chosen.max()) < len(PriorityClass)):
+        if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= len(PriorityClass)):
             raise InputError(f"action {chosen[(chosen < 0) | (chosen >= len(PriorityClass))][0]} is out of 0..3")
         rewards = np.zeros(len(self._episodes))
         for index in active:

@@ -1,10 +1,12 @@
-"""What was known about every test before its CI cycle began. Verdicts of the cycle itself never enter: that is the honesty.
+"""What was known about every test before its CI cycle began: verdicts of the cycle itself never enter.
 
 Not here: rewards, the metric, and the decision context made of these numbers.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -16,9 +18,10 @@ from mlops_assets.experiences.schema import EXECUTIONS
 from mlops_assets.foundation.errors import InputError
 
 RECENCY_WEIGHT: Final = 0.5
-"""Weight of a run relative to the one after it: the best of the trivial rules in the literature's terms (a = 0.5)."""
+"""Weight of a run relative to the one after it."""
 LAST_RUNS: Final = 4
 """Runs that the Sorting rule of RETECS looks at."""
+_MICROSECONDS_A_DAY: Final = 86_400e6
 _SHRINKAGE_RUNS: Final = 2.0
 """Runs that the project's own failure rate counts for in a test's total rate."""
 
@@ -89,15 +92,14 @@ class _TestMemory:
         self.last = failed
         self.last_runs = [failed, *self.last_runs[: LAST_RUNS - 1]]
         self.last_time = at
-        known = self.duration == self.duration  # noqa: PLR0124 - nan before the first run
-        self.duration = (self.duration + duration) / 2.0 if known else duration
+        self.duration = duration if math.isnan(self.duration) else (self.duration + duration) / 2.0
 
     def rate(self) -> float:
         """Recency-weighted failure rate; a test never run counts as failing, so that it is tried early."""
         return self.weighted_failures / self.weight if self.weight else 1.0
 
     def sorting(self) -> float:
-        """The last verdicts as digits, newest first; runs a young test lacks count as failures ahead of the known ones."""
+        """The last verdicts as digits, newest first; runs that a young test lacks count as failures ahead of them."""
         missing = LAST_RUNS - len(self.last_runs)
         digits = [True] * missing + self.last_runs
         return float(int("".join("1" if failed else "0" for failed in digits), 2))
@@ -109,8 +111,8 @@ _NEW: Final = _TestMemory()
 def cycle_histories(executions: pa.Table) -> tuple[CycleHistory, ...]:
     """Split executions into cycles, oldest first, each with the history known before it began.
 
-    Cycles follow one another by (cycle_started_at, cycle_id); a test's runs by started_at, then by row. Skipped tests did
-    not run and are left out.
+    Cycles follow one another by (cycle_started_at, cycle_id); a test's runs by started_at, then by row. Skipped tests
+    did not run and are left out.
 
     Raises:
         InputError: columns are missing, or a duration is negative or not finite.
@@ -147,7 +149,7 @@ def _replay(table: pa.Table) -> Iterator[CycleHistory]:
     bounds = [0, *(np.flatnonzero(new_cycle) + 1).tolist(), len(cycle_ids)]
     ends = starts + (durations * 1000.0).astype("timedelta64[us]")
     memory = _Memory()
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         rows = slice(first, last)
         tests, suites = tuple(texts["test_id"][rows]), tuple(texts["suite"][rows])
         yield CycleHistory(
@@ -182,9 +184,9 @@ class _Memory:
         runs = np.array([memory.runs for memory in known], dtype=np.float64)
         failures = np.array([memory.failures for memory in known])
         prior = (self._failures + 1.0) / (self._runs + 2.0)
-        since = (now - np.array([memory.last_time for memory in known], dtype="datetime64[us]")) / np.timedelta64(
-            1, "D"
-        )
+        last_times = np.array([memory.last_time for memory in known], dtype="datetime64[us]")
+        waited = (now - last_times).astype("timedelta64[us]")
+        days = np.where(np.isnat(waited), np.inf, waited.astype(np.float64) / _MICROSECONDS_A_DAY)
         return {
             "expected_durations": _expected_durations(np.array([memory.duration for memory in known])),
             "failure_rate_recent": np.array([memory.rate() for memory in known]),
@@ -193,7 +195,7 @@ class _Memory:
             "last_four_failures": np.array([sum(memory.last_runs) / LAST_RUNS for memory in known]),
             "sorting_priority": np.array([memory.sorting() for memory in known]),
             "runs_seen": runs,
-            "days_since_run": np.where(np.isnan(since), np.inf, np.maximum(since, 0.0)),
+            "days_since_run": np.maximum(days, 0.0),
             "flakiness": np.array([memory.changes / max(memory.runs - 1, 1) for memory in known]),
             "suite_failure_rate": np.array(
                 [self._suites[suite].rate() if suite in self._suites else prior for suite in suites]

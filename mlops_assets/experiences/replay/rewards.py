@@ -1,8 +1,8 @@
-"""Exact counterfactual rewards of a CI cycle whose verdicts are known: growth of 100 x NAPFD by one test's priority class.
+"""Exact counterfactual rewards of a CI cycle whose verdicts are known.
 
-The potential of a prefix of decisions is 100 x NAPFD of the schedule made of the tests decided so far, with the number of
-tests, failures and the budget of the whole cycle. The reward of a decision is the potential's growth, so rewards telescope
-to 100 x NAPFD of the cycle. Not here: what the agent sees, and what behaviour was logged.
+The potential of a prefix of decisions is 100 x NAPFD of the schedule made of the tests decided so far, with the number
+of tests, the failures and the budget of the whole cycle. A decision's reward is the potential's growth, so the rewards
+of a cycle add up to 100 x its NAPFD. Not here: what the agent sees, and what behaviour was logged.
 """
 
 from bisect import insort
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlops_assets.experiences.napfd import detection, order_by, time_budget
 from mlops_assets.experiences.replay.history import CycleHistory
 
-_LANES_TIMES_TESTS: Final = 1 << 24
+_LANES_TIMES_TESTS: Final = 1 << 22
 """Largest class matrix evaluated at once (one byte an entry); longer cycles are evaluated in pieces."""
 
 
@@ -31,7 +31,7 @@ class PriorityClass(IntEnum):
 _RUN_ORDER: Final = (PriorityClass.HIGH, PriorityClass.NORMAL, PriorityClass.LOW)
 _LANES_A_STEP: Final = len(PriorityClass) + 1
 _PREFERENCE: Final = np.array([PriorityClass.LOW, PriorityClass.SKIP, PriorityClass.NORMAL, PriorityClass.HIGH])
-"""Which of equally good classes is the label: running last what costs nothing beats not running it, early costs the rest."""
+"""Which of equally good classes is the label: run last what costs nothing, else not at all, early only if it pays."""
 
 
 def best_class(action_values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -42,13 +42,13 @@ def best_class(action_values: NDArray[np.float64]) -> NDArray[np.int64]:
 class CycleOutcome:
     """One cycle's verdicts, ready to price any assignment of its tests to classes.
 
-    Within a class, tests run by recency-weighted failure rate (high first), then expected duration (short first), then row
-    order: all known before the cycle, so a class is a schedule. Positions here are "seats" in that order.
+    Within a class, tests run by recency-weighted failure rate (high first), then expected duration (short first), then
+    row order: all known before the cycle, so a class is a schedule. "Seats" are positions in that order.
 
     The value of an action is the return when all later decisions are taken with the verdicts known: failing tests HIGH,
-    passing ones not run. While the failures fit the budget no completion is better: a failure's rank grows only by passing
-    tests before it. Where the remaining failures do not all fit beside what is already HIGH, two completions are priced and
-    the better one counts: all of them, and the shortest that fit (the most failures that the free time can hold).
+    passing ones not run. While the failures fit the budget no completion is better, as only passing tests before a
+    failure cost rank. Where the remaining failures do not all fit beside what is already HIGH, two completions are
+    priced and the better one counts: all of them, and the shortest that fit (the most that the free time can hold).
     """
 
     def __init__(self, cycle: CycleHistory) -> None:
@@ -78,7 +78,7 @@ class CycleOutcome:
         total = np.zeros(lanes)
         for priority in _RUN_ORDER:
             chosen = classes == priority
-            # Only the span between the first and the last assignment that chose a seat is worked on: prefixes are nested.
+            # Prefixes are nested: a seat is chosen in one span of assignments, and only that span is worked on.
             first = chosen.argmax(axis=1).tolist()
             last = (lanes - chosen[:, ::-1].argmax(axis=1)).tolist()
             for seat in np.flatnonzero(chosen.any(axis=1)).tolist():
@@ -128,7 +128,7 @@ class CycleOutcome:
     def _completed(
         self, classes: NDArray[np.int8], step_of_seat: NDArray[np.int64], lane_steps: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return the detections, (L,), of prefixes completed with the failing tests that are decided after `lane_steps`.
+        """Return the detections, (L,), of prefixes completed with the failing tests decided after `lane_steps`.
 
         The last lane of every step stays as it is: it prices the prefix before the step.
         """
@@ -143,9 +143,7 @@ class CycleOutcome:
         crowded = np.flatnonzero((later & ~fitting).any(axis=0))
         if len(crowded):
             classes = classes[:, crowded]
-            classes[self.failing_seats] = np.where(
-                later[:, crowded], np.int8(PriorityClass.HIGH), decided[:, crowded]
-            )
+            classes[self.failing_seats] = np.where(later[:, crowded], np.int8(PriorityClass.HIGH), decided[:, crowded])
             found[crowded] = np.maximum(found[crowded], self.detections(classes))
         return found
 

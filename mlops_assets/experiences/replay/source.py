@@ -1,7 +1,7 @@
 """CI histories as an experience source: an episode is one CI cycle, a decision gives one of its tests a priority class.
 
-A cycle without a failure gives no episode: NAPFD is undefined there, so no decision could be better than another; its verdicts
-still become history of the cycles after it. Not here: features, the metric's definition, and how rewards are computed.
+A cycle without a failure gives no episode: NAPFD is undefined there, no decision is better than another. Its verdicts
+are history of the cycles after it. Not here: features, the metric, and how rewards are computed.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ _UNKNOWN: Final = "unknown"
 class ReplayConfig:
     """How a history is replayed.
 
-    Each cycle is gone through `passes` times, each time in another random order of its tests and with other actions of the
-    behaviour policy: with probability `1 - epsilon` the class that the recency-weighted failure rate suggests (from 0.5 on
-    high, from 0.125 on normal, else low), otherwise any class. `agent_id` names the CI project.
+    Each cycle is gone through `passes` times, each time in another random order of its tests and with other actions of
+    the behaviour policy: with probability `1 - epsilon` the class that the recency-weighted failure rate suggests (from
+    0.5 on high, from 0.125 on normal, else low), otherwise any class. `agent_id` names the CI project.
     """
 
     passes: int = 4
@@ -90,8 +90,7 @@ class HistoryReplay:
         episodes = []
         for episode_id in episode_ids:
             cycle = self.cycle_of(episode_id)
-            order = self._generator(episode_id).permutation(len(cycle.test_ids))
-            episodes.append(ReplayEpisode(episode_id, spec, cycle, order))
+            episodes.append(ReplayEpisode(episode_id, spec, cycle, self.presentation(episode_id)))
         return ReplayEnvironment(episodes, contexts=len(spec.context))
 
     def cycle_of(self, episode_id: str) -> CycleHistory:

@@ -114,19 +114,21 @@ class ReportFolder:
             kind = sniff(stream.read(HEAD_BYTES))
         if kind == "other" and path.suffix.lower() != ".json":
             return None
-        size = path.stat().st_size
-        if kind == "archive":
-            return self._problem(path, sha256_file(path), _ARCHIVE)
-        if kind == "empty":
-            return self._problem(path, sha256_file(path), _EMPTY)
-        if size > self._max_bytes:
-            return self._problem(path, sha256_file(path), self._too_large(size))
+        refusal = self._refusal(kind, path.stat().st_size)
+        if refusal is not None:
+            return self._problem(path, sha256_file(path), refusal)
         file = _File(path, self._name(path), path.read_bytes(), _modified(path))
         if kind == "json" and may_be_allure(file.content):
             return file
         return None if file.hash in known else self._parsed(file, kind)
 
-    def _too_large(self, size: int) -> Quarantine:
+    def _refusal(self, kind: str, size: int) -> Quarantine | None:
+        if kind == "archive":
+            return _ARCHIVE
+        if kind == "empty":
+            return _EMPTY
+        if size <= self._max_bytes:
+            return None
         limit = self._max_bytes / 1_048_576
         return Quarantine(
             None,

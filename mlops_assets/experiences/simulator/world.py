@@ -1,0 +1,129 @@
+"""What a day brings, whatever the agent does: items, noise and times of every episode. No decisions here."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.experiences.simulator.behaviour import behaviour_probabilities
+from mlops_assets.experiences.simulator.config import Drift, SimulatorConfig
+from mlops_assets.experiences.simulator.drift import NEW_FRAMEWORK, break_unit, drifted_problem
+from mlops_assets.experiences.simulator.fleet import APPS, CHOICES, FRAMEWORKS, Fleet, build_fleet
+from mlops_assets.experiences.simulator.problem import DecisionProblem, Floats, Integers, SideField
+from mlops_assets.experiences.simulator.problems import problem_of
+from mlops_assets.experiences.simulator.solve import Solution, solve
+from mlops_assets.foundation.agents import AgentSpec
+
+_EPISODE_STREAM = 2
+_DAY_SECONDS = 86_400
+# Decisions of an episode follow each other within minutes, and every episode ends on the day it began.
+_STEP_SECONDS = (20.0, 240.0)
+FRAMEWORK_NAMES = (*FRAMEWORKS, NEW_FRAMEWORK)
+# The new framework's app effects are those of the app: only the name is new.
+_NEW_FRAMEWORK_INDEX = len(FRAMEWORKS)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The world between two drifts: problem, exact solution, and the propensities (T, S, K, A) of the logging policy."""
+
+    drift: Drift | None
+    problem: DecisionProblem
+    solution: Solution
+    propensities: Floats
+
+
+@dataclass(frozen=True)
+class Day:
+    """E episodes of T decisions, C context fields; nothing in it depends on an action.
+
+    Attributes:
+        app, framework: (E,) indices into the fleet's apps and into `FRAMEWORK_NAMES`.
+        item: (E, T) item kinds; test, requirement: (E, T) indices into the fleet, requirement -1 for none.
+        context: (E, T, C) float32 with the state's columns still zero.
+        seconds: (E, T) since midnight, rising within an episode.
+        gain_noise: (E, T) of mean 0 and standard deviation 1, bounded at sqrt(3).
+        action_draw, label_draw: (E, T) uniform in 0..1; label_delay: (E, T) days, 1 to 3.
+    """
+
+    app: Integers
+    framework: Integers
+    item: Integers
+    test: Integers
+    requirement: Integers
+    context: NDArray[np.float32]
+    seconds: Floats
+    gain_noise: Floats
+    action_draw: Floats
+    label_draw: Floats
+    label_delay: Floats
+
+
+class World:
+    """One agent's world: fleet, regimes and days, all made from the config alone."""
+
+    def __init__(self, config: SimulatorConfig, spec: AgentSpec) -> None:
+        self.config = config
+        self.spec = spec
+        self.fleet: Fleet = build_fleet(config)
+        self._base = problem_of(spec)
+        self.horizon = self._base.horizon
+        self.episodes_per_day = config.episodes_per_day(self.horizon)
+        names = [field.name for field in spec.context]
+        self.state_columns = np.array([names.index(name) for name in self._base.state_fields])
+        # (S, state columns), in the order of `state_columns`.
+        self.state_table = np.stack(list(self._base.state_fields.values()), axis=1).astype(np.float32)
+        self._test_choices = self.fleet.test_choices(self._base.profile)
+        # An agent without requirement text has decisions without requirement.
+        self._requirement_choices = self.fleet.requirement_choices(self._base.profile) if spec.text_dimensions else None
+        self._regimes: dict[Drift | None, Regime] = {}
+
+    def regime(self, day: int) -> Regime:
+        """Return the regime in force on `day`."""
+        drift = self.config.drift_on(day)
+        if drift not in self._regimes:
+            problem = drifted_problem(self._base, drift)
+            solution = solve(problem)
+            propensities = behaviour_probabilities(
+                problem,
+                solution,
+                exploration=self.config.exploration,
+                preferred=drift.behaviour_action if drift else 0,
+                preference=drift.behaviour_shift if drift else 0.0,
+            )
+            self._regimes[drift] = Regime(drift, problem, solution, propensities)
+        return self._regimes[drift]
+
+    def day(self, day: int) -> Day:
+        """Draw everything that `day` brings; the same numbers at every call."""
+        regime = self.regime(day)
+        random = np.random.default_rng([self.config.seed, _EPISODE_STREAM, crc32(self.spec.name.encode()), day])
+        shape = (self.episodes_per_day, self.horizon)
+        app = random.integers(0, APPS, shape[0])
+        item = np.searchsorted(np.cumsum(regime.problem.item_probability)[:-1], random.random(shape), side="right")
+        choice = random.integers(0, CHOICES, shape)
+        test = self._test_choices[app[:, None], item, choice]
+        requirement = np.full(shape, -1)
+        if self._requirement_choices is not None:
+            requirement = self._requirement_choices[app[:, None], item, choice]
+            if not regime.problem.profile_by_requirement:
+                pass
+            test = self.fleet.requirement_test[app[:, None], requirement]
+        new = random.random(shape[0]) < (regime.drift.new_framework_share if regime.drift else 0.0)
+        gaps = random.uniform(*_STEP_SECONDS, shape)
+        first = random.random((shape[0], 1)) * (_DAY_SECONDS - _STEP_SECONDS[1] * self.horizon)
+        return Day(
+            app=app,
+            framework=np.where(new, _NEW_FRAMEWORK_INDEX, app % len(FRAMEWORKS)),
+            item=item,
+            test=test,
+            requirement=requirement,
+            context=self._exogenous_context(regime, app, item, random),
+            seconds=first + np.cumsum(gaps, axis=1),
+            gain_noise=np.sqrt(12.0) * (random.random(shape) - 0.5),
+            action_draw=random.random(shape),
+            label_draw=random.random(shape),
+            label_delay=random.uniform(1.0, 3.0, shape),
+        )

@@ -1,0 +1,141 @@
+"""The approval policy: evidence in, decision out, nothing stored. Recording and applying it is in `decisions.py`.
+
+Order of judgement, first match wins:
+
+1. an absolute check (accuracy, latency, security scan) fails: rejected, however small the risk;
+2. high risk (new architecture, or accuracy more than the limit below the champion's): requires review by people,
+although the
+   improvement check fails too, since a drop may be wanted;
+3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
+4. a slice gap beyond its limit: requires review;
+5. not better than the champion beyond chance, or by less than the minimum: rejected;
+6. low risk: approved when the policy approves low risk by itself, else requires review.
+
+A first version has no champion, so only the absolute checks and the bias check apply to it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from mlops_assets.evaluation.gates import Gate, gate
+from mlops_assets.evaluation.report import ValidationReport
+from mlops_assets.foundation.profiles import GovernancePolicy
+
+ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]
+Risk = Literal["low", "high"]
+
+_ABSOLUTE = ("absolute", "security")
+
+
+class Evidence(BaseModel):
+    """What a decision rests on.
+
+    `improvement_percent` is relative to the champion's accuracy; None where it is undefined (champion at 0) or unknown.
+    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    accuracy: float | None
+    latency_p95_ms: float | None
+    architecture_change: bool
+    champion_version: str | None
+    champion_accuracy: float | None
+    improvement_percent: float | None
+    accuracy_drop: float | None
+    gates: tuple[Gate, ...]
+    evidence_hash: str
+
+    @classmethod
+    def from_report(cls, report: ValidationReport, *, architecture_change: bool = False) -> "Evidence":
+        """Take the evidence from a validation report.
+
+        Args:
+            report: of the version to decide on.
+            architecture_change: declared by the run's tag `architecture_change`, beside what the report found itself.
+        """
+        comparison = report.comparison
+        return cls(
+            accuracy=report.metrics.get("accuracy"),
+            latency_p95_ms=report.metrics.get("latency_p95_ms"),
+            architecture_change=architecture_change or (comparison is not None and comparison.architecture_change),
+            champion_version=comparison.champion_version if comparison else None,
+            champion_accuracy=comparison.champion_accuracy if comparison else None,
+            improvement_percent=comparison.improvement_percent if comparison else None,
+            accuracy_drop=comparison.accuracy_drop if comparison else None,
+            gates=report.gates,
+            evidence_hash=report.evidence_hash,
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Verdict of the policy: status, risk, the reasons in words, and every check that was made."""
+
+    status: ApprovalStatus
+    risk: Risk
+    reasons: tuple[str, ...]
+    checks: tuple[Gate, ...]
+
+
+def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decision:
+    """Judge a version by the policy; see the order in this module's docstring. All limits are inclusive."""
+    risk, risk_reasons = assess_risk(evidence, policy)
+    checks = _checks(evidence, policy)
+
+    absolute = _reasons([check for check in checks if check.layer in _ABSOLUTE], "fail")
+    first = [] if evidence.champion_version else ["first version: there is no champion, so absolute checks only"]
+    by_people = [] if policy.auto_approve_low_risk else ["low risk, but the policy leaves every approval to people"]
+    ladder: tuple[tuple[ApprovalStatus, list[str]], ...] = (
+        ("rejected", [*absolute, *risk_reasons] if absolute else []),
+        ("requires_review", risk_reasons),
+        ("requires_review", _reasons(checks, "insufficient_data")),
+        ("requires_review", _reasons([check for check in checks if check.layer == "slices"], "fail")),
+        ("rejected", _reasons(checks, "fail")),
+        ("requires_review", by_people),
+        ("approved", [*first, "low risk, and every check holds"]),
+    )
+    status, reasons = next((status, reasons) for status, reasons in ladder if reasons)
+    return Decision(status, risk, tuple(reasons), checks)
+
+
+def assess_risk(evidence: Evidence, policy: GovernancePolicy) -> tuple[Risk, list[str]]:
+    """High for a new architecture or a large drop below the champion, else low; with the reasons for high."""
+    reasons = []
+    if evidence.architecture_change and policy.high_risk_new_architecture:
+        reasons.append("high risk: the network has another architecture than the champion's")
+    if evidence.accuracy_drop is not None and evidence.accuracy_drop > policy.high_risk_accuracy_drop:
+        reasons.append(
+            f"high risk: accuracy is {100 * evidence.accuracy_drop:.1f} points below the champion's, more than "
+            f"{100 * policy.high_risk_accuracy_drop:.1f}"
+        )
+    return ("high", reasons) if reasons else ("low", [])
+
+
+def _checks(evidence: Evidence, policy: GovernancePolicy) -> tuple[Gate, ...]:
+    """The policy's own limits, and the report's gates that it builds on."""
+    validated = {found.name: found for found in evidence.gates}
+    too_few = validated.get("accuracy")
+    lacking = too_few.reason if too_few is not None and too_few.verdict == "insufficient_data" else ""
+    checks = [
+        gate("governance_accuracy", "absolute", evidence.accuracy, ">=", policy.min_accuracy, lacking=lacking),
+        gate("governance_latency_p95_ms", "absolute", evidence.latency_p95_ms, "<=", policy.max_latency_ms),
+        *evidence.gates,
+    ]
+    if evidence.champion_version is not None:
+        checks.append(_improvement(evidence, policy))
+    return tuple(checks)
+
+
+def _improvement(evidence: Evidence, policy: GovernancePolicy) -> Gate:
+    name, minimum = "governance_improvement_percent", policy.min_improvement_percent
+    if evidence.champion_accuracy == 0 and evidence.accuracy is not None:
+        # Relative to nothing there is no percentage; any right decision at all is an improvement.
+        return gate(f"{name}_over_zero", "champion", evidence.accuracy, ">", 0.0)
+    return gate(name, "champion", evidence.improvement_percent, ">=", minimum)
+
+
+def _reasons(checks: tuple[Gate, ...] | list[Gate], verdict: str) -> list[str]:
+    return [check.reason for check in checks if check.verdict == verdict]

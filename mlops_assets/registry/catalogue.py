@@ -1,0 +1,108 @@
+"""Registered models, read: versions, who is champion, loading and comparing. Nothing is changed here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine
+
+from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.errors import NotReadyError
+from mlops_assets.registry.comparison import VersionComparison, compare_metrics
+from mlops_assets.registry.mlflow_store import MlflowStore
+from mlops_assets.registry.registration import RegisteredVersion, Stage, registered_version
+from mlops_assets.registry.version_records import numbered_record, version_record, version_records
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+
+class ModelCatalogue:
+    """Registered models of one MLflow store and one operational database, for readers."""
+
+    def __init__(self, tracking_uri: str, engine: Engine) -> None:
+        self._store = MlflowStore(tracking_uri)
+        self._engine = engine
+
+    def versions(self, model_name: str) -> list[RegisteredVersion]:
+        """Return every version, the highest first."""
+        with read_transaction(self._engine) as session:
+            return [registered_version(record, created=False) for record in version_records(session, model_name)]
+
+    def version(self, model_name: str, version: str) -> RegisteredVersion:
+        """Resolve a semantic version; `v2.1.0` and `2.1.0` are the same.
+
+        Raises:
+            InputError: no such version; the known ones are named.
+        """
+        with read_transaction(self._engine) as session:
+            return registered_version(version_record(session, model_name, version), created=False)
+
+    def champion(self, model_name: str) -> RegisteredVersion | None:
+        """Return the version that consumers load, the one behind the alias `champion`; None before the first."""
+        return self._behind(model_name, CHAMPION)
+
+    def challenger(self, model_name: str) -> RegisteredVersion | None:
+        """Return the version behind the alias `challenger`, the newest approved one that is not in production."""
+        return self._behind(model_name, CHALLENGER)
+
+    def previous(self, model_name: str) -> RegisteredVersion | None:
+        """Return the version behind the alias `previous`, the champion before the present one."""
+        return self._behind(model_name, PREVIOUS)
+
+    def get_latest_version(self, model_name: str, stage: Stage = "Production") -> RegisteredVersion | None:
+        """Return the highest version in a stage, or None."""
+        return next((version for version in self.versions(model_name) if version.stage == stage), None)
+
+    def load_production_model(self, model_name: str) -> Any:
+        """Load the champion as a torch module, states (N, D) to action values (N, A).
+
+        Raises:
+            NotReadyError: there is no champion yet.
+        """
+        champion = self.champion(model_name)
+        if champion is None:
+            raise NotReadyError(f"{model_name} has no champion yet; run the job model_lifecycle for its agent first")
+        return self._store.load(model_name, champion.mlflow_version)
+
+    def load_specific_version(self, model_name: str, version: str) -> Any:
+        """Load one version as a torch module.
+
+        Raises:
+            InputError: no such version, or its artifacts are gone.
+        """
+        return self._store.load(model_name, self.version(model_name, version).mlflow_version)
+
+    def compare_models(
+        self,
+        model_name: str,
+        first: str,
+        second: str,
+        *,
+        measure: Callable[[Any], Mapping[str, float]] | None = None,
+    ) -> VersionComparison:
+        """Compare two versions, by default with the metrics of their MLflow runs.
+
+        Args:
+            model_name: registered model.
+            first: semantic version to compare against.
+            second: semantic version whose improvement is reported.
+            measure: given a loaded model, its metrics: for a comparison of both on the same data.
+        """
+        sides = [self.version(model_name, version) for version in (first, second)]
+        if measure is None:
+            metrics = [self._store.run_metrics(side.run_id) for side in sides]
+        else:
+            metrics = [dict(measure(self._store.load(model_name, side.mlflow_version))) for side in sides]
+        return VersionComparison(
+            first_version=sides[0].semver,
+            second_version=sides[1].semver,
+            first=metrics[0],
+            second=metrics[1],
+            improvement=compare_metrics(*metrics),
+        )
+
+    def _behind(self, model_name: str, alias: str) -> RegisteredVersion | None:
+        number = self._store.alias_target(model_name, alias)
+        if number is None:
+            return None
+        with read_transaction(self._engine) as session:
+            return registered_version(numbered_record(session, model_name, number), created=False)

@@ -1,0 +1,98 @@
+"""The words with MLflow, on a real store."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mlops_assets.foundation.errors import InputError, NotReadyError
+from mlops_assets.registry.mlflow_store import MlflowStore
+from mlops_assets_tests.mlflow_runs import SPEC, MlflowRuns
+
+ACTIONS = len(SPEC.actions)
+
+
+@pytest.fixture
+def store(mlflow_runs: MlflowRuns) -> MlflowStore:
+    return MlflowStore(mlflow_runs.tracking_uri)
+
+
+def test_a_good_model_is_loaded_and_asked(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """A model that is registered without ever being loaded fails in front of its users."""
+    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+    assert policy.state_size == len(SPEC.state_fields)
+    assert policy.model_id.startswith("m-")
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        ("without_model", InputError, "no logged model named 'model'"),
+        ("with_failed_model", InputError, "is FAILED, not READY"),
+        ("failed", NotReadyError, "is FAILED, not FINISHED"),
+        ("other_agent", InputError, r"answers \(3, 5\) instead of \(3, 4\)"),
+        ("diverged", InputError, "its training diverged"),
+    ],
+)
+def test_bad_runs_are_refused(
+    store: MlflowStore, mlflow_runs: MlflowRuns, run: str, error: type[Exception], message: str
+) -> None:
+    """MLflow itself registers failed and empty models without complaint."""
+    with pytest.raises(error, match=message):
+        store.verified_model(getattr(mlflow_runs, run), actions=ACTIONS)
+
+
+def test_an_unknown_run_is_refused_with_the_store(store: MlflowStore) -> None:
+    """A run of another store must not end in MLflow's own traceback."""
+    with pytest.raises(InputError, match=r"sqlite:///.* has no run 'nope'"):
+        store.verified_model("nope", actions=ACTIONS)
+
+
+def test_a_deleted_run_is_refused(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """What was thrown away must not come back as a version."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=mlflow_runs.tracking_uri).delete_run(mlflow_runs.good[0])
+    with pytest.raises(InputError, match="is deleted"):
+        store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+
+
+def test_lost_artifacts_are_refused(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """A version whose files are gone would only fail once it is promoted."""
+    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+    gone = dataclasses.replace(policy, uri=policy.uri + "/gone")
+    number = store.create_version("m", gone, run_id=mlflow_runs.good[0], tags={}, purpose="", description="")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        store.load("m", number)
+
+
+def test_versions_carry_their_tags_from_the_first_moment(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """A version created first and tagged later has no semantic version after a crash in between."""
+    policy = store.verified_model(mlflow_runs.good[1], actions=ACTIONS)
+    tags = {"semantic_version": "1.0.0", "stage": "None"}
+    number = store.create_version("m", policy, run_id=mlflow_runs.good[1], tags=tags, purpose="p", description="d")
+    (stored,) = store.versions("m")
+    assert (stored.number, stored.run_id, dict(stored.tags)) == (number, mlflow_runs.good[1], tags)
+    states = torch.ones((7, len(SPEC.state_fields)))
+    assert store.load("m", number)(states).shape == (7, ACTIONS)
+
+
+def test_absent_things_are_absent(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """The first run of all finds neither model nor alias, which is no error."""
+    assert store.versions("m") == []
+    assert store.alias_target("m", "champion") is None
+    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+    number = store.create_version("m", policy, run_id=mlflow_runs.good[0], tags={}, purpose="", description="")
+    assert store.alias_target("m", "champion") is None
+    store.drop_alias("m", "champion")
+    store.set_alias("m", "champion", number)
+    assert store.alias_target("m", "champion") == number
+    with pytest.raises(InputError, match="no version 9"):
+        store.load("m", "9")
+
+
+def test_metrics_of_a_run(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
+    """A comparison reads them from the run, and an unknown run is the user's mistake."""
+    assert store.run_metrics(mlflow_runs.good[1])["accuracy"] == pytest.approx(0.91)
+    with pytest.raises(InputError, match="has no run"):
+        store.run_metrics("nope")
