@@ -20,9 +20,7 @@ from mlops_assets.training.assets import TRAINING_ASSETS
 from mlops_assets.training.resources import DqnTrainer, MlflowParentRun
 
 
-def build_definitions(
-    *, resources: Mapping[str, object] | None = None, profile: str = "aiwebtest"
-) -> dg.Definitions:
+def build_definitions(*, resources: Mapping[str, object] | None = None, profile: str = "aiwebtest") -> dg.Definitions:
     """Return fresh definitions; `resources` replaces resources by key, `profile` gives the jobs' retry numbers."""
     return dg.Definitions(
         assets=[

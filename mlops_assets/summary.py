@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
 from mlops_assets.foundation.database import create_operational_engine, upgrade
 from mlops_assets.foundation.errors import MlopsError, NotReadyError
-from mlops_assets.foundation.records import read_record
+from mlops_assets.foundation.records import newest_run, read_record
 from mlops_assets.foundation.settings import load_settings
 
 _HASH_LENGTH = 12
@@ -20,22 +20,30 @@ def main() -> int:
     try:
         engine = create_operational_engine(load_settings().database)
         upgrade(engine)
-        rows = [row for spec in AGENTS.values() if (row := agent_row(engine, spec)) is not None]
+        found = {spec.name: agent_row(engine, spec) for spec in AGENTS.values()}
+        engine.dispose()
     except MlopsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    rows = [row for row in found.values() if row is not None]
     if not rows:
         sys.stderr.write("no lifecycle has run here yet: make run\n")
         return 1
     sys.stdout.write(as_text(rows) + "\n")
+    if undecided := [name for name, row in found.items() if row is None]:
+        sys.stdout.write(f"no decision yet: {', '.join(undecided)}\n")
     return 0
 
 
 def agent_row(engine: Engine, spec: AgentSpec) -> dict[str, str] | None:
-    """Return what the newest records say of one agent, column by column; None when it never got to a decision."""
+    """Return the records of the run that made one agent's newest decision, column by column; None without a decision.
+
+    A later run that did not get that far is not mixed in.
+    """
     try:
+        run_id = newest_run(engine, asset="approval", partition=spec.name)
         snapshot, model, report, version, approval = (
-            read_record(engine, asset=asset, partition=spec.name)
+            read_record(engine, asset=asset, partition=spec.name, run_id=run_id)
             for asset in ("training_experiences", "dqn_model", "validation_report", "registered_model", "approval")
         )
     except NotReadyError:
@@ -58,10 +66,10 @@ def as_text(rows: list[dict[str, str]]) -> str:
     names = list(rows[0])
     label_width = max(map(len, names))
     widths = [max(len(row[name]) for name in names[:-1]) for row in rows]
-    lines = [
-        f"{name:<{label_width}}  " + "  ".join(f"{row[name]:<{w}}" for row, w in zip(rows, widths, strict=True)).rstrip()
-        for name in names[:-1]
-    ]
+    lines = []
+    for name in names[:-1]:
+        cells = (f"{row[name]:<{width}}" for row, width in zip(rows, widths, strict=True))
+        lines.append(f"{name:<{label_width}}  {'  '.join(cells)}".rstrip())
     decisions = [f"{row['agent']}: {row[names[-1]]}" for row in rows]
     return "\n".join([*lines, f"{names[-1]}:", *(f"  {decision}" for decision in decisions)])
 

@@ -1,13 +1,16 @@
 """Fixtures of the rooms that read MLflow: a real SQLite store with real small models, filled once per process."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.clock import FixedClock
@@ -108,12 +111,12 @@ class _Store:
         return run_id
 
 
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> MlflowRuns:
-    """Migrating an MLflow database takes seconds, so it is done once and copied."""
+@cache
+def _filled_template(folder: Path) -> MlflowRuns:
     import mlflow
 
-    store = _Store(tmp_path_factory.mktemp("mlflow"))
+    folder.mkdir()
+    store = _Store(folder)
     runs = MlflowRuns(
         tracking_uri=store.uri,
         database=store.folder / "mlflow.db",
@@ -129,6 +132,12 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> MlflowRuns:
     )
     mlflow.set_tracking_uri(None)
     return runs
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> MlflowRuns:
+    """Migrating an MLflow database takes seconds, so it is done once for all folders of tests, and copied."""
+    return _filled_template(tmp_path_factory.getbasetemp() / "mlflow-template")
 
 
 @pytest.fixture
@@ -176,3 +185,22 @@ def stage_tags(runs: MlflowRuns, model_name: str) -> dict[str, str]:
         version.tags["semantic_version"]: version.tags["stage"]
         for version in MlflowStore(runs.tracking_uri).versions(model_name)
     }
+
+
+@contextmanager
+def dying_at_commit(engine: Engine, *, survived: int = 0) -> Iterator[None]:
+    """Let writes of this block die at their commit, but for the first `survived`: killed between the two stores."""
+    left = [None] * survived
+
+    def die(connection: Connection) -> None:
+        if connection.get_execution_options().get("operational_read_only", False):
+            return
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+
+    event.listen(engine, "commit", die)
+    try:
+        yield
+    finally:
+        event.remove(engine, "commit", die)

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from mlops_assets.experiences.ingest import ingest
-from mlops_assets.experiences.snapshots import collect_snapshot, latest_snapshot, open_snapshot, snapshot_before
+from mlops_assets.experiences.snapshots import collect_snapshot, open_snapshot, snapshot_before
 from mlops_assets.experiences.sources import data_versions, execution_source, experience_source
 from mlops_assets.experiences.validation import validate_snapshot
 from mlops_assets.foundation.agents import AgentSpec
@@ -63,7 +63,7 @@ def training_experiences(context: dg.AssetExecutionContext, platform: Platform) 
             spec,
             paths=platform.paths,
             engine=platform.engine,
-            policy=platform.profile.data_policy(settings.data_profile),
+            policy=platform.profile.data.named(settings.data_profile),
             now=platform.clock.now(),
             versions=data_versions(settings),
         )
@@ -109,7 +109,7 @@ def data_validation_report(context: dg.AssetExecutionContext, platform: Platform
         result = validate_snapshot(
             snapshot,
             spec,
-            platform.profile.data_policy(settings.data_profile),
+            platform.profile.data.named(settings.data_profile),
             previous=snapshot_before(snapshot, paths=platform.paths, engine=platform.engine),
             paths=platform.paths,
             engine=platform.engine,

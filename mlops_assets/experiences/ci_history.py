@@ -23,6 +23,7 @@ from mlops_assets.experiences.execution_rows import (
     excerpt,
     executions_table,
     padded,
+    parse_count,
     parse_duration_ms,
     parse_status,
     parse_time,
@@ -190,7 +191,7 @@ class CiHistoryFile:
             duration_ms=parse_duration_ms(duration_ms, unit_ms=1.0),
             cycle_id=self._cycle(run),
             places=places,
-            retries=_count(retries, "retries"),
+            retries=parse_count(retries, "retries"),
             flaky=flaky or _text(flaky_word).strip().lower() in {"1", "true"},
         )
 
@@ -239,13 +240,6 @@ def _required_time(value: object, column: str) -> datetime:
     if time is None:
         raise RowError("no_timestamp", f"{column} is empty")
     return time
-
-
-def _count(value: object, what: str) -> int:
-    text = _text(value).strip() or "0"
-    if not text.isdigit():
-        raise RowError("bad_count", f"{what} {text!r} is no whole number from 0 up")
-    return int(text)
 
 
 def _has_fraction(value: object) -> bool:

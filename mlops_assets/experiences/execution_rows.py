@@ -26,6 +26,7 @@ _EARLIEST = datetime(1995, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 # No test runs longer than a day; what does is a stopwatch that was never stopped.
 _MAX_DURATION_MS = 24 * 3_600_000.0
+_MAX_RETRIES = 1_000
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _EPOCH_TEXT = re.compile(r"\d{9,20}(?:\.\d{1,9})?")
@@ -105,6 +106,19 @@ def _as_float(value: float | str) -> float | None:
         return float(value)
     except (ValueError, OverflowError):
         return None
+
+
+def parse_count(value: object, what: str) -> int:
+    """Return a count of retries from a number or text; None and "" (not reported) are 0.
+
+    Raises:
+        RowError: no whole number from 0 to 1,000.
+    """
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str("" if value is None else value)
+    text = text.strip() or "0"
+    if not (text.isascii() and text.isdigit() and float(text) <= _MAX_RETRIES):
+        raise RowError("bad_count", f"{what} {text[:_EXCERPT_LENGTH]!r} is no whole number from 0 to {_MAX_RETRIES}")
+    return int(text)
 
 
 def parse_time(value: object) -> datetime | None:

@@ -84,11 +84,10 @@ def _checked(table: pa.Table) -> pa.Table:
         missing = sorted(set(EXECUTIONS.names) - set(table.column_names))
         extra = sorted(set(table.column_names) - set(EXECUTIONS.names))
         raise InputError(f"an executions table lacks the columns {missing} and has the unknown ones {extra}")
-    try:
-        checked = table.select(EXECUTIONS.names).cast(EXECUTIONS)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise InputError(f"an executions table has other types than {EXECUTIONS.names} ask for: {error}") from error
-    nulls = [field.name for field in EXECUTIONS if checked[field.name].null_count]
+    nulls = [name for name in EXECUTIONS.names if table[name].null_count]
     if nulls:
         raise InputError(f"an executions table has empty cells in {', '.join(nulls)}; every column needs a value")
-    return checked
+    try:
+        return table.select(EXECUTIONS.names).cast(EXECUTIONS)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise InputError(f"an executions table has other types than its schema asks for: {error}") from error

@@ -17,7 +17,7 @@ from mlops_assets.experiences.schema import REQUIREMENT_TEXTS, experience_schema
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 
-_EXCERPT_LENGTH = 300
+_VALUE_LENGTH = 60
 _MISSING_TIME = np.iinfo(np.int64).min
 
 Mask = NDArray[np.bool_]
@@ -271,4 +271,7 @@ class _Checker:
 
 
 def _excerpt(row: Mapping[str, object]) -> str:
-    return json.dumps(row, default=str, ensure_ascii=False)[:_EXCERPT_LENGTH]
+    short = {
+        name: value if len(str(value)) <= _VALUE_LENGTH else str(value)[:_VALUE_LENGTH] for name, value in row.items()
+    }
+    return json.dumps(short, default=str, ensure_ascii=False)

@@ -22,6 +22,7 @@ from mlops_assets.experiences.execution_rows import (
     excerpt,
     executions_table,
     padded,
+    parse_count,
     parse_duration_ms,
     parse_status,
     parse_time,
@@ -186,7 +187,7 @@ class _ChunkReader:
             status=status,
             started_at=started_at,
             duration_ms=parse_duration_ms(cells.get("duration_ms"), unit_ms=1.0),
-            retries=_count(cells.get("retries")),
+            retries=parse_count(cells.get("retries"), "retries"),
             flaky=flaky or _text(cells.get("flaky")).strip().lower() in {"1", "true", "t"},
             cycle_id=run,
             ordinal=self._seen[run, identity.test_id],
@@ -197,10 +198,3 @@ class _ChunkReader:
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _count(value: object) -> int:
-    text = _text(value).strip() or "0"
-    if not text.isdigit():
-        raise RowError("bad_count", f"retries {text!r} is no whole number from 0 up")
-    return int(text)

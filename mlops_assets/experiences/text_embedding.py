@@ -1,4 +1,4 @@
-"""Requirement texts as vectors, without any download: hashed word n-grams, then a truncated SVD fitted on the texts.
+"""Requirement texts as vectors, without any download: hashed word n-grams, then a truncated SVD of the texts.
 
 The fitted part is one matrix, stored as npz in the snapshot it was fitted on. What is embedded is up to the callers.
 """
@@ -47,10 +47,10 @@ class TextEmbedder:
         Source: Deerwester et al. 1990, Indexing by Latent Semantic Analysis; randomised SVD of Halko et al. 2011.
         """
         components = np.zeros((dimensions, _BUCKETS), dtype=np.float32)
-        hashed = _hashed(sorted({text for text in texts if text.strip()})) if dimensions else None
-        if hashed is not None and hashed.nnz:
-            rank = min(dimensions, hashed.shape[0])
-            components[:rank] = _leading_directions(hashed, rank, seed)
+        distinct = sorted({text for text in texts if text.strip()})
+        rank = min(dimensions, len(distinct))
+        if rank:
+            components[:rank] = _leading_directions(_hashed(distinct), rank, seed)
         return cls(components)
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -104,10 +104,8 @@ def _hashed(texts: Sequence[str]) -> "csr_matrix":
 
 
 def _leading_directions(hashed: "csr_matrix", rank: int, seed: int) -> NDArray[np.float32]:
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
-    # A randomised SVD of rank = rows is exact, and TruncatedSVD fixes the signs.
-    svd = TruncatedSVD(n_components=rank, algorithm="randomized", random_state=seed)
-    svd.fit(hashed)
-    directions = np.asarray(svd.components_, dtype=np.float32)
-    return np.where((svd.singular_values_ > _SMALLEST_SINGULAR_VALUE)[:, None], directions, np.float32(0))
+    # Its signs are fixed, so equal texts give equal directions.
+    _, singular_values, directions = randomized_svd(hashed, n_components=rank, random_state=seed)
+    return np.where((singular_values > _SMALLEST_SINGULAR_VALUE)[:, None], directions, 0.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What validation looks at: a frame of scalar columns for each snapshot, its statistics, and the rows that break a rule.
+"""What validation looks at: a snapshot as a frame of scalar columns, its statistics, and the rows that break a rule.
 
 Great Expectations is slow on lists, so a state becomes one column a context field. No rule and no vendor here.
 """
@@ -6,16 +6,18 @@ Great Expectations is slow on lists, so a state becomes one column a context fie
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlops_assets.experiences.snapshots import Snapshot
 from mlops_assets.foundation.agents import AgentSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CATEGORIES = ("ui_framework", "browser", "test_type")
 _PLAIN = ("experience_id", "action", "reward", "propensity", *CATEGORIES)
@@ -24,7 +26,7 @@ _SAMPLE = 20
 
 @dataclass(frozen=True)
 class NumberStatistics:
-    """Of one numeric column: rows, share of missing values (0..1), mean and population standard deviation of the rest."""
+    """Of one numeric column: rows, share of missing values (0..1), mean and standard deviation of the others."""
 
     rows: int
     missing_share: float
@@ -55,11 +57,13 @@ def state_column(field: str) -> str:
     return f"state.{field}"
 
 
-def snapshot_frame(snapshot: Snapshot, spec: AgentSpec, *, after: datetime | None = None) -> pd.DataFrame:
+def snapshot_frame(snapshot: Snapshot, spec: AgentSpec, *, after: datetime | None = None) -> "pd.DataFrame":
     """Read a snapshot (or its decisions later than `after`) as scalar columns: the plain ones, and one a context field.
 
     `state_length` is the number of entries of each state, NaN where the state is null.
     """
+    import pandas as pd
+
     table = snapshot.experiences([*_PLAIN, "state", *(["event_time"] if after is not None else [])])
     if after is not None:
         table = table.filter(pc.greater(table["event_time"], pa.scalar(after)))
@@ -89,12 +93,12 @@ def number_columns(spec: AgentSpec) -> tuple[str, ...]:
     return ("reward", *(state_column(field.name) for field in spec.context))
 
 
-def frame_statistics(frame: pd.DataFrame, spec: AgentSpec) -> FrameStatistics:
+def frame_statistics(frame: "pd.DataFrame", spec: AgentSpec) -> FrameStatistics:
     """Describe a frame; statistics of an empty column are NaN."""
     return FrameStatistics(
         rows=len(frame),
         numbers={name: _describe(frame[name].to_numpy()) for name in number_columns(spec)},
-        categories={name: tuple(sorted(pd.unique(frame[name]).tolist())) for name in (*CATEGORIES, "action")},
+        categories={name: tuple(sorted(frame[name].unique().tolist())) for name in (*CATEGORIES, "action")},
     )
 
 
@@ -106,28 +110,28 @@ def _describe(values: NDArray[np.float32]) -> NumberStatistics:
     return NumberStatistics(len(values), missing, mean=float(present.mean()), std=float(present.std()))
 
 
-def rows_outside(frame: pd.DataFrame, column: str, low: float, high: float) -> list[FailingRow]:
+def rows_outside(frame: "pd.DataFrame", column: str, low: float, high: float) -> list[FailingRow]:
     """Sample the rows whose value lies outside `low`..`high`; a missing value is not outside."""
     values = frame[column].to_numpy()
     return _sample(frame, column, np.flatnonzero((values < low) | (values > high)))
 
 
-def rows_missing(frame: pd.DataFrame, column: str) -> list[FailingRow]:
+def rows_missing(frame: "pd.DataFrame", column: str) -> list[FailingRow]:
     """Sample the rows without a value."""
     return _sample(frame, column, np.flatnonzero(frame[column].isna().to_numpy()))
 
 
-def rows_repeated(frame: pd.DataFrame, column: str) -> list[FailingRow]:
+def rows_repeated(frame: "pd.DataFrame", column: str) -> list[FailingRow]:
     """Sample the rows whose value stood in an earlier row."""
     return _sample(frame, column, np.flatnonzero(frame[column].duplicated().to_numpy()))
 
 
-def rows_not_in(frame: pd.DataFrame, column: str, allowed: Sequence[Any]) -> list[FailingRow]:
+def rows_not_in(frame: "pd.DataFrame", column: str, allowed: Sequence[Any]) -> list[FailingRow]:
     """Sample the rows whose value is none of `allowed`."""
     return _sample(frame, column, np.flatnonzero(~frame[column].isin(list(allowed)).to_numpy()))
 
 
-def _sample(frame: pd.DataFrame, column: str, rows: NDArray[np.int64]) -> list[FailingRow]:
+def _sample(frame: "pd.DataFrame", column: str, rows: NDArray[np.int64]) -> list[FailingRow]:
     chosen = frame.iloc[rows[:_SAMPLE]]
     return [
         FailingRow(experience_id=str(name), column=column, value=str(value))

@@ -1,14 +1,12 @@
-"""The rules of a snapshot, as data: which Great Expectations expectation, on which frame, with which bounds, how severe.
+"""The rules of a snapshot as data: which Great Expectations expectation, on which frame, with which bounds, how severe.
 
-Bounds come from the policy profile, the agent catalogue and the previous snapshot; the vendor is called in `validation.py`.
+Bounds come from the policy profile, the agent catalogue and the previous snapshot. The vendor is called elsewhere.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_assets.experiences.validation_data import (
     CATEGORIES,
@@ -25,14 +23,17 @@ from mlops_assets.experiences.validation_data import (
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.profiles import DataPolicy
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Severity = Literal["critical", "warning"]
-Sampler = Callable[[pd.DataFrame], list[FailingRow]]
+Sampler = Callable[["pd.DataFrame"], list[FailingRow]]
 
 # A bound such as 0.1 has no float32: values computed in float32 may miss it by a rounding error.
 _ROUNDING = 1e-6
 
 
-def _no_rows(_: pd.DataFrame) -> list[FailingRow]:
+def _no_rows(_: "pd.DataFrame") -> list[FailingRow]:
     return []
 
 
@@ -66,25 +67,32 @@ class Facts:
     new_rows: int
     age_hours: float
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row with one column a fact."""
+        import pandas as pd
+
         return pd.DataFrame({"new_rows": [self.new_rows], "age_hours": [self.age_hours]})
 
 
 def fact_rules(policy: DataPolicy) -> Iterator[Rule]:
     """Rules of the collection itself. New rows are bounded before the window cuts, where a flood would not show."""
-    yield _between("new_rows", "Max", "new_rows", high=policy.max_rows)
+    yield Rule("new_rows", "ExpectColumnMaxToBeBetween", {"column": "new_rows", "max_value": policy.max_rows})
     if policy.max_age_hours is not None:
-        yield _between("freshness_hours", "Max", "age_hours", high=policy.max_age_hours)
+        bound = {"column": "age_hours", "max_value": policy.max_age_hours}
+        yield Rule("freshness_hours", "ExpectColumnMaxToBeBetween", bound)
 
 
-def snapshot_rules(spec: AgentSpec, policy: DataPolicy, columns: list[str], baseline: FrameStatistics | None) -> list[Rule]:
+def snapshot_rules(
+    spec: AgentSpec, policy: DataPolicy, columns: list[str], baseline: FrameStatistics | None
+) -> list[Rule]:
     """Rules of every snapshot: size, columns, types, uniqueness, nulls, ranges, missing values.
 
     `baseline` holds the statistics of the previous snapshot; without one the baseline of missing values is zero.
     """
     rules = [
-        Rule("row_count", "ExpectTableRowCountToBeBetween", {"min_value": policy.min_rows, "max_value": policy.max_rows}),
+        Rule(
+            "row_count", "ExpectTableRowCountToBeBetween", {"min_value": policy.min_rows, "max_value": policy.max_rows}
+        ),
         Rule("columns", "ExpectTableColumnsToMatchSet", {"column_set": columns, "exact_match": True}),
         Rule(
             "experience_id.unique",
@@ -93,23 +101,32 @@ def snapshot_rules(spec: AgentSpec, policy: DataPolicy, columns: list[str], base
             failing_rows=lambda frame: rows_repeated(frame, "experience_id"),
         ),
         *(_not_null(column) for column in ("state_length", "action", "reward")),
-        *(_type(column, dtype) for column, dtype in (("action", "int32"), ("reward", "float32"), ("propensity", "float32"))),
+        *(
+            _type(column, dtype)
+            for column, dtype in (("action", "int32"), ("reward", "float32"), ("propensity", "float32"))
+        ),
         *_range("state_length", len(spec.context), len(spec.context)),
         *_range("action", 0, len(spec.actions) - 1),
-        *_range("reward", max(policy.reward_low, spec.reward_low), min(policy.reward_high, spec.reward_high)),
+        *_range(
+            "reward",
+            max(policy.reward_low, spec.reward_low),
+            min(policy.reward_high, spec.reward_high),
+            rounding=_ROUNDING,
+        ),
         *_range("propensity", 0, 1),
     ]
     for context in spec.context:
-        rules += _range(state_column(context.name), context.low, context.high)
+        rules += _range(state_column(context.name), context.low, context.high, rounding=_ROUNDING)
     for column in number_columns(spec)[1:]:
-        rules.append(_missing(column, policy, 0.0 if baseline is None else baseline.numbers[column].missing_share))
+        share = 0.0 if baseline is None else baseline.numbers[column].missing_share
+        rules.append(_missing(f"{column}.missing", column, policy, share))
     return rules
 
 
 def shift_rules(
     spec: AgentSpec, policy: DataPolicy, baseline: FrameStatistics, new: FrameStatistics
 ) -> tuple[list[Rule], list[Undecided]]:
-    """Rules of the new decisions against the previous snapshot: mean, spread, new categories.
+    """Rules of the new decisions against the previous snapshot: mean, spread, missing values, new categories.
 
     A new category is a warning: a new browser or UI framework is news, not an error. Mean and spread follow
     |mean - mu| / sigma <= limit, and limits on the ratio of standard deviations.
@@ -120,13 +137,17 @@ def shift_rules(
         found, open_ = _shift(column, policy, baseline.numbers[column], new.numbers[column])
         rules += found
         undecided += open_
-    for column in (*CATEGORIES, "action"):
-        name = f"{column}.new_categories"
-        if min(baseline.rows, new.rows) < policy.min_shift_rows:
-            undecided.append(Undecided(name, _too_few(policy, baseline.rows, new.rows)))
-        else:
-            rules.append(_categories(name, column, baseline))
-    return rules, undecided
+    by_rows = [
+        *(
+            _missing(f"{c}.missing_increase", c, policy, baseline.numbers[c].missing_share)
+            for c in number_columns(spec)
+        ),
+        *(_categories(column, baseline) for column in (*CATEGORIES, "action")),
+    ]
+    if min(baseline.rows, new.rows) < policy.min_shift_rows:
+        reason = _too_few(policy, baseline.rows, new.rows)
+        return rules, undecided + [Undecided(rule.name, reason) for rule in by_rows]
+    return rules + by_rows, undecided
 
 
 def _shift(
@@ -137,7 +158,9 @@ def _shift(
     if min(counts) < policy.min_shift_rows:
         return [], [Undecided(name, _too_few(policy, *counts)) for name in names]
     if baseline.std == 0:
-        reason = f"the previous snapshot holds one value, {baseline.mean:g}, which gives no scale to measure a shift with"
+        reason = (
+            f"the previous snapshot holds one value, {baseline.mean:g}, which gives no scale to measure a shift with"
+        )
         return [], [Undecided(name, reason) for name in names]
     sigmas = abs(new.mean - baseline.mean) / baseline.std
     reach = policy.max_mean_shift_sigmas * baseline.std
@@ -165,10 +188,10 @@ def _too_few(policy: DataPolicy, previous: int, new: int) -> str:
     return f"{previous} previous and {new} new values; a comparison needs {policy.min_shift_rows} on each side"
 
 
-def _categories(name: str, column: str, baseline: FrameStatistics) -> Rule:
+def _categories(column: str, baseline: FrameStatistics) -> Rule:
     known = baseline.categories[column]
     return Rule(
-        name,
+        f"{column}.new_categories",
         "ExpectColumnValuesToBeInSet",
         {"column": column, "value_set": list(known)},
         severity="warning",
@@ -176,10 +199,10 @@ def _categories(name: str, column: str, baseline: FrameStatistics) -> Rule:
     )
 
 
-def _missing(column: str, policy: DataPolicy, baseline: float) -> Rule:
+def _missing(name: str, column: str, policy: DataPolicy, baseline: float) -> Rule:
     allowed = min(1.0, baseline + policy.max_missing_rate_increase_points / 100)
     return Rule(
-        f"{column}.missing",
+        name,
         "ExpectColumnProportionOfNonNullValuesToBeBetween",
         {"column": column, "min_value": 1 - allowed},
         details={"baseline_missing_share": baseline, "allowed_missing_share": allowed},
@@ -200,23 +223,21 @@ def _type(column: str, dtype: str) -> Rule:
     return Rule(f"{column}.type", "ExpectColumnValuesToBeOfType", {"column": column, "type_": dtype})
 
 
-def _range(column: str, low: float, high: float) -> tuple[Rule, Rule]:
-    # Two aggregates instead of ExpectColumnValuesToBeBetween, which calls Python once a value: 2 s a column and 1M rows.
-    return (
-        _between(f"{column}.minimum", "Min", column, low=low, high=high),
-        _between(f"{column}.maximum", "Max", column, low=low, high=high),
-    )
-
-
-def _between(
-    name: str, aggregate: Literal["Min", "Max"], column: str, *, low: float = -math.inf, high: float = math.inf
-) -> Rule:
-    margin = _ROUNDING * max(1.0, *(abs(bound) for bound in (low, high) if math.isfinite(bound)))
+def _range(column: str, low: float, high: float, *, rounding: float = 0.0) -> tuple[Rule, Rule]:
+    # Two aggregates and not ExpectColumnValuesToBeBetween, which calls Python once a value: 2 s a column of 1M rows.
+    margin = rounding * max(1.0, abs(low), abs(high))
     lowest, highest = low - margin, high + margin
-    bound = {"min_value": lowest} if aggregate == "Min" else {"max_value": highest}
-    sampler: Sampler = (
-        (lambda frame: rows_outside(frame, column, lowest, math.inf))
-        if aggregate == "Min"
-        else (lambda frame: rows_outside(frame, column, -math.inf, highest))
+    return (
+        Rule(
+            f"{column}.minimum",
+            "ExpectColumnMinToBeBetween",
+            {"column": column, "min_value": lowest},
+            failing_rows=lambda frame: rows_outside(frame, column, lowest, math.inf),
+        ),
+        Rule(
+            f"{column}.maximum",
+            "ExpectColumnMaxToBeBetween",
+            {"column": column, "max_value": highest},
+            failing_rows=lambda frame: rows_outside(frame, column, -math.inf, highest),
+        ),
     )
-    return Rule(name, f"ExpectColumn{aggregate}ToBeBetween", {"column": column, **bound}, failing_rows=sampler)

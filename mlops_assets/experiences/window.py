@@ -52,10 +52,12 @@ def select_window(folders: StoreFolders, *, max_rows: int, max_days: int | None,
     earliest = None if max_days is None else as_of - timedelta(days=max_days)
     stored = list_parts(folders.decisions)
     parts = _newest(stored, max_rows, earliest)
+    if not parts:
+        return None
     columns = [read_part(part, ("experience_id", "episode_id", "step", "event_time")) for part in parts]
     keep = _first_of_each_id(columns)
     complete = len(parts) == len(stored)
-    on_first_day = earliest is not None and bool(parts) and parts[0].day == earliest.astimezone(UTC).date()
+    on_first_day = earliest is not None and parts[0].day == earliest.astimezone(UTC).date()
     if not complete or on_first_day or sum(int(mask.sum()) for mask in keep) > max_rows:
         kept = _kept_episodes(columns, keep, max_rows, earliest, complete=complete)
         keep = [mask & _in(table["episode_id"], kept) for mask, table in zip(keep, columns, strict=True)]
@@ -104,7 +106,7 @@ def _first_of_each_id(tables: Sequence[pa.Table]) -> list[Mask]:
     _, first = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]), return_index=True)
     unique = np.zeros(sum(sizes), dtype=np.bool_)
     unique[first] = True
-    return np.split(unique, np.cumsum(sizes)[:-1]) if tables else []
+    return np.split(unique, np.cumsum(sizes)[:-1])
 
 
 def _kept_episodes(

@@ -5,7 +5,12 @@ import dagster as dg
 from mlops_assets.experiences.assets import OWNERS, data_validation_report, test_executions, training_experiences
 from mlops_assets.experiences.snapshots import Snapshot, open_snapshot, require_validated
 from mlops_assets.experiences.sources import execution_source
-from mlops_assets.features.refresh import FeatureRefresh, record_materialization, refresh_agent_features, refresh_test_features
+from mlops_assets.features.refresh import (
+    FeatureRefresh,
+    record_materialization,
+    refresh_agent_features,
+    refresh_test_features,
+)
 from mlops_assets.features.store import FeatureStoreAdapter
 from mlops_assets.features.training_set import build_training_set
 from mlops_assets.foundation.agents import AgentSpec

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from mlops_assets.features.offline import (
     view_folder,
 )
 from mlops_assets.features.point_in_time import microseconds, newest_rows, point_in_time_rows, take_rows
+from mlops_assets.features.redis_url import redis_connection_string
 from mlops_assets.features.vector import FeatureBlock, feature_arrays, feature_block
 from mlops_assets.features.views import (
     AGENT_CONTEXT_FEATURES,
@@ -36,9 +36,10 @@ from mlops_assets.features.views import (
     VIEWS,
     EntitySpec,
     ViewSpec,
+    views_of,
 )
 from mlops_assets.foundation.agents import AgentSpec
-from mlops_assets.foundation.errors import InputError, NotReadyError, SettingsError
+from mlops_assets.foundation.errors import InputError, NotReadyError
 from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import storage_errors
 from mlops_assets.foundation.paths import ArtifactPaths
@@ -50,7 +51,6 @@ TEST_GROUP = "tests"
 # SQLite takes 32,766 values in one statement.
 _ONLINE_BATCH = 10_000
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_DEFAULT_REDIS_PORT = 6379
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ class FeatureStoreAdapter:
 
     def _materialize(self, view: ViewSpec, as_of: datetime, start: datetime) -> Materialization:
         registered = self._registered(view)
+        self._feast.refresh_registry()
         newest = newest_rows(view, read_rows(self._paths, view, start=start, end=as_of))
         online = self._online_times(view, newest[view.key])
         fresh = newest.filter(pa.array(microseconds(newest[EVENT_TIMESTAMP]) >= online))
@@ -236,6 +237,7 @@ class FeatureStoreAdapter:
         """
         for view in VIEWS:
             self._registered(view)
+        self._feast.refresh_registry()
         frame = entities.select(["test_id", "agent_id", "event_time"]).to_pandas()
         frame = frame.rename(columns={"event_time": EVENT_TIMESTAMP}).assign(row=np.arange(len(frame)))
         references = [f"{view.name}:{feature.name}" for view in VIEWS for feature in view.features]
@@ -244,7 +246,7 @@ class FeatureStoreAdapter:
         fields = [pa.field(v.column(f.name), v.schema.field(f.name).type) for v in VIEWS for f in v.features]
         return pa.table({field.name: _without_nan(joined[field.name].cast(field.type)) for field in fields})
 
-    def online(self, entities: pa.Table, as_of: datetime) -> pa.Table:
+    def online(self, entities: pa.Table, as_of: datetime, views: Sequence[ViewSpec] = VIEWS) -> pa.Table:
         """Read the online store as of now, `as_of`: rows past their time to live, or of the future, count as missing.
 
         Raises:
@@ -252,7 +254,7 @@ class FeatureStoreAdapter:
         """
         moment = int(microseconds(pa.chunked_array([pa.array([as_of], pa.timestamp("us", "UTC"))]))[0])
         joined: dict[str, pa.Array] = {}
-        for view in VIEWS:
+        for view in views:
             names = [feature.name for feature in view.features]
             columns, times = self._read_online(view, entities[view.key], names)
             ttl = view.ttl // timedelta(microseconds=1)
@@ -268,34 +270,47 @@ class FeatureStoreAdapter:
     ) -> FeatureBlock:
         """Read the agent's online features (N, F), in training order, missing or expired ones as flagged defaults."""
         entities = pa.table({"test_id": pa.array(test_ids, pa.string()), "agent_id": pa.array(agent_ids, pa.string())})
-        return feature_block(spec, feature_arrays(self.online(entities, as_of), spec), rows=len(test_ids))
+        joined = self.online(entities, as_of, views_of(spec))
+        return feature_block(spec, feature_arrays(joined, spec), rows=len(test_ids))
 
     def _online_times(self, view: ViewSpec, keys: pa.ChunkedArray) -> Int64:
         """Event times of the online rows (N,) in microseconds, -1 where there is none."""
         return self._read_online(view, keys, [view.features[0].name])[1]
 
     def _read_online(self, view: ViewSpec, keys: pa.ChunkedArray, features: list[str]) -> tuple[list[list[Any]], Int64]:
-        self._registered(view)
         names = keys.to_pylist()
         values: list[list[Any]] = [[] for _ in features]
         seconds: list[int] = []
         for begin in range(0, len(names), _ONLINE_BATCH):
-            answer = self._feast.get_online_features(
-                features=[f"{view.name}:{feature}" for feature in features],
-                entity_rows={view.key: names[begin : begin + _ONLINE_BATCH]},
-                full_feature_names=True,
-            ).to_dict(include_event_timestamps=True)
+            answer = self._ask_online(view, names[begin : begin + _ONLINE_BATCH], features)
             for column, feature in zip(values, features, strict=True):
                 column.extend(answer[view.column(feature)])
             seconds += answer[f"{view.column(features[0])}__ts"]
         times = np.array(seconds, dtype=np.int64) * 1_000_000
         return values, np.where(times > 0, times, -1)
 
+    def _ask_online(self, view: ViewSpec, keys: list[str], features: list[str]) -> dict[str, list[Any]]:
+        from feast.errors import FeatureViewNotFoundException
+
+        references = [f"{view.name}:{feature}" for feature in features]
+
+        def ask() -> dict[str, list[Any]]:
+            answer = self._feast.get_online_features(references, {view.key: keys}, full_feature_names=True)
+            return dict(answer.to_dict(include_event_timestamps=True))
+
+        try:
+            return ask()
+        except FeatureViewNotFoundException:
+            # The registry's copy in memory may be older than another process's `apply`.
+            self._registered(view)
+            self._feast.refresh_registry()
+            return ask()
+
     def _registered(self, view: ViewSpec) -> "FeatureView":
         from feast.errors import FeatureViewNotFoundException
 
         try:
-            return self._feast.registry.get_feature_view(view.name, PROJECT, allow_cache=True)
+            return self._feast.registry.get_feature_view(view.name, PROJECT, allow_cache=False)
         except FeatureViewNotFoundException:
             raise NotReadyError(
                 f"feature view {view.name} is not registered in {self._paths.features}: materialise the feature assets "
@@ -304,32 +319,6 @@ class FeatureStoreAdapter:
 
     def _locked(self) -> Any:
         return file_lock(self._paths.features / ".feast.lock")
-
-
-def redis_connection_string(url: str) -> str:
-    """Turn a Redis URL into Feast's form, `host:port,db=0,password=...`.
-
-    Raises:
-        SettingsError: not a Redis URL, or a password that Feast's form cannot hold; the password is not shown.
-    """
-    form = "redis://[user:password@]host[:port][/db]"
-    parts = urlsplit(url)
-    database = parts.path.strip("/") or "0"
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
-        raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}, or rediss:// for TLS")
-    options = {"db": database}
-    if parts.username:
-        options["username"] = unquote(parts.username)
-    if parts.password:
-        options["password"] = unquote(parts.password)
-    if parts.scheme == "rediss":
-        options["ssl"] = "true"
-    if any("," in value for value in options.values()):
-        raise SettingsError(
-            f"the Redis user or password of host {parts.hostname!r} has a comma, which Feast cannot take"
-        )
-    head = f"{parts.hostname}:{parts.port or _DEFAULT_REDIS_PORT}"
-    return ",".join([head, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

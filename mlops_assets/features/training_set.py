@@ -29,7 +29,7 @@ from mlops_assets.features.decision_table import (
 from mlops_assets.features.point_in_time import microseconds
 from mlops_assets.features.store import FeatureStoreAdapter
 from mlops_assets.features.vector import StateVectors, column_name, feature_arrays, state_vector
-from mlops_assets.features.views import VIEWS
+from mlops_assets.features.views import views_of
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError
 from mlops_assets.foundation.file_lock import file_lock
@@ -178,8 +178,7 @@ def _state_vectors(
     decisions: pa.Table, snapshot: Snapshot, spec: AgentSpec, store: FeatureStoreAdapter
 ) -> StateVectors:
     entities = decisions.select(["test_id", "agent_id", "event_time"])
-    views = [view for view in VIEWS if any(field.view == view.name for field in spec.features)]
-    features = feature_arrays(store.historical(entities, views), spec)
+    features = feature_arrays(store.historical(entities, views_of(spec)), spec)
     text = _text_vectors(decisions["requirement_id"], snapshot)
     return state_vector(spec, matrix(decisions["state"]), text, features)
 

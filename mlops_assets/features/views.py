@@ -7,7 +7,9 @@ from typing import Literal
 import pyarrow as pa
 
 from mlops_assets.experiences.schema import TIMESTAMP
+from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import SettingsError
+from mlops_assets.foundation.files import digest
 
 PROJECT = "aiwebtest"
 EVENT_TIMESTAMP = "event_timestamp"
@@ -64,6 +66,12 @@ class ViewSpec:
     def column(self, feature: str) -> str:
         """Name of a feature of this view in a joined table, as Feast's full feature names spell it."""
         return f"{self.name}__{feature}"
+
+    @property
+    def version(self) -> str:
+        """Short hash of the definition; runs record it, since a changed view makes other state vectors."""
+        columns = [[feature.name, feature.dtype, feature.description] for feature in self.features]
+        return digest({"key": self.key, "ttl_seconds": self.ttl.total_seconds(), "features": columns})[:12]
 
     @property
     def timestamp_column(self) -> str:
@@ -127,3 +135,9 @@ def view_spec(name: str) -> ViewSpec:
         if view.name == name:
             return view
     raise SettingsError(f"unknown feature view {name!r}; known views: {', '.join(v.name for v in VIEWS)}")
+
+
+def views_of(spec: AgentSpec) -> tuple[ViewSpec, ...]:
+    """The views that an agent's state vector reads."""
+    names = {field.view for field in spec.features}
+    return tuple(view for view in VIEWS if view.name in names)

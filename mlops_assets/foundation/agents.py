@@ -1,7 +1,7 @@
 """The agent catalogue: what each agent sees, does and is paid for. A fourth agent is one more entry in `AGENTS`.
 
-The state vector of a decision is `[context | requirement-text embedding | Feast features]`, in exactly the order declared here;
-`features/vector.py` builds it for training, batch, stream and the server alike.
+The state vector of a decision is `[context | requirement-text embedding | Feast features]`, in exactly the order
+declared here; `features/vector.py` builds it for training, batch, stream and the server alike.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class ContextField:
 
 @dataclass(frozen=True)
 class FeatureField:
-    """One feature of the state vector, read from a Feast view as of the decision's time; `default` when missing or expired."""
+    """One feature of the state vector, read from a Feast view as of the decision; `default` when missing or expired."""
 
     view: str
     name: str

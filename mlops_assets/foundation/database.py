@@ -42,6 +42,10 @@ _WRITE_REFUSALS = {
     'fatal:  database "': "the database does not exist: create it or correct MLOPS_DATABASE_URL",
     "could not translate host name": "the host is unknown: correct MLOPS_DATABASE_URL",
     "server closed the connection": "the server went away: try again once it is back",
+    "terminating connection": "the server went away: try again once it is back",
+    "connection has been closed": "the server went away: try again once it is back",
+    "the database system is": "the server is starting or stopping: try again once it is up",
+    "timeout expired": f"no server answered within {_CONNECT_SECONDS} s: start it or correct MLOPS_DATABASE_URL",
     "deadlock detected": "two transactions waited for each other: try again",
 }
 

@@ -5,13 +5,14 @@ Kept in the operational database, because Dagster keeps the pool slot of a run w
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine, or_, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
@@ -19,6 +20,7 @@ from mlops_assets.foundation.errors import StorageError, TransientError
 from mlops_assets.foundation.tables import Lease
 
 RELEASED = ""
+_POLL_SECONDS = 1.0
 _BEATS_PER_TTL = 3
 _log = logging.getLogger(__name__)
 
@@ -152,7 +154,7 @@ class HeldLease:
         while not self._stop.wait(self._ttl_seconds / _BEATS_PER_TTL):
             try:
                 renew(self._engine, self._token, ttl_seconds=self._ttl_seconds, now=self._clock.now())
-            except StorageError as error:
+            except (StorageError, DBAPIError) as error:
                 # Two more beats fit into the time that is left; if they fail too, a new holder's token decides.
                 _log.warning("lease of %s not renewed, next try follows: %s", self.resource, error)
             except Exception as error:  # noqa: BLE001 - a thread has no caller: `ensure_held` raises it there
@@ -173,17 +175,34 @@ class HeldLease:
         release(self._engine, self._token, now=self._clock.now())
 
 
+def _acquire_within(
+    wait_seconds: float, engine: Engine, resource: str, holder: str, ttl_seconds: float, clock: Clock
+) -> LeaseToken:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return acquire(engine, resource, holder, ttl_seconds=ttl_seconds, now=clock.now())
+        except LeaseHeldError:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            time.sleep(min(_POLL_SECONDS, left))
+
+
 @contextmanager
-def lease(engine: Engine, resource: str, holder: str, ttl_seconds: float, clock: Clock) -> Iterator[HeldLease]:
+def lease(
+    engine: Engine, resource: str, holder: str, ttl_seconds: float, clock: Clock, *, wait_seconds: float = 0.0
+) -> Iterator[HeldLease]:
     """Hold `resource` for the block, renewed by a thread three times in each `ttl_seconds`, released at its end.
 
-    After `kill -9` the lease runs out by itself within `ttl_seconds`. A clean end checks once more that it is held.
+    After `kill -9` the lease runs out by itself within `ttl_seconds`: who waits a little longer than that (`wait_seconds`)
+    gets a dead holder's lease. A clean end checks once more that it is held.
 
     Raises:
         LeaseHeldError: somebody else holds it; the message names holder and expiry.
         LeaseLostError: at the block's end, when somebody else took it meanwhile.
     """
-    token = acquire(engine, resource, holder, ttl_seconds=ttl_seconds, now=clock.now())
+    token = _acquire_within(wait_seconds, engine, resource, holder, ttl_seconds, clock)
     held = HeldLease(engine, token, ttl_seconds=ttl_seconds, clock=clock)
     held.start()
     try:

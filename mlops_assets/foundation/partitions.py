@@ -35,8 +35,8 @@ def each_agent(
 ) -> dg.MaterializeResult[None]:
     """Run `body` for every agent of the run, record what each made, and return the materialisation.
 
-    A run of one agent has that agent's version as data version; Dagster knows only one data version per step, so a run of
-    several has the digest of all of theirs, and every partition carries its own version in its metadata.
+    A run of one agent has that agent's version as data version; Dagster knows only one data version per step, so a run
+    of several has the digest of all of theirs, and every partition carries its own version in its metadata.
     """
     versions: dict[str, str] = {}
     for name in context.partition_keys:
@@ -51,7 +51,7 @@ def each_agent(
 
 @contextmanager
 def permanent_failures(subject: str) -> Iterator[None]:
-    """Let only errors that can pass on the next try reach the retry policy; everything else fails once, with its text."""
+    """Let only errors that may pass on the next try reach the retry policy; all others fail once, with their text."""
     try:
         yield
     except (TransientError, ConnectionError, TimeoutError):

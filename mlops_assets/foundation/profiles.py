@@ -4,7 +4,7 @@ Nothing has a default here: a profile spells every number, so that no threshold 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,6 +74,10 @@ class DataPolicies(_Section):
 
     standard: DataPolicy
     bootstrap: DataPolicy
+
+    def named(self, name: Literal["standard", "bootstrap"]) -> DataPolicy:
+        """Return one of the two by its name."""
+        return self.standard if name == "standard" else self.bootstrap
 
 
 class EvaluationPolicy(_Section):

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from mlops_assets.foundation.database import transaction
+from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.foundation.tables import AssetRecord
 
@@ -35,19 +35,19 @@ def read_record(engine: Engine, *, asset: str, partition: str, run_id: str | Non
     Raises:
         NotReadyError: nothing was ever recorded for this asset and partition.
     """
-    with transaction(engine) as session:
+    with read_transaction(engine) as session:
         row = _own(session, asset, partition, run_id) if run_id else None
-        if row is None:
-            row = session.scalars(
-                select(AssetRecord)
-                .where(AssetRecord.asset == asset, AssetRecord.partition == partition)
-                .order_by(AssetRecord.recorded_at.desc(), AssetRecord.id.desc())
-                .limit(1)
-            ).one_or_none()
-        if row is None:
-            where = f" for {partition!r}" if partition else ""
-            raise NotReadyError(f"asset {asset!r} has not been materialised{where} yet: materialise it first")
-        return dict(row.payload)
+        return dict((row or _newest(session, asset, partition)).payload)
+
+
+def newest_run(engine: Engine, *, asset: str, partition: str) -> str:
+    """Return the run that wrote the newest record.
+
+    Raises:
+        NotReadyError: nothing was ever recorded for this asset and partition.
+    """
+    with read_transaction(engine) as session:
+        return _newest(session, asset, partition).run_id
 
 
 def _own(session: Session, asset: str, partition: str, run_id: str) -> AssetRecord | None:
@@ -56,3 +56,16 @@ def _own(session: Session, asset: str, partition: str, run_id: str) -> AssetReco
             AssetRecord.asset == asset, AssetRecord.partition == partition, AssetRecord.run_id == run_id
         )
     ).one_or_none()
+
+
+def _newest(session: Session, asset: str, partition: str) -> AssetRecord:
+    row = session.scalars(
+        select(AssetRecord)
+        .where(AssetRecord.asset == asset, AssetRecord.partition == partition)
+        .order_by(AssetRecord.recorded_at.desc(), AssetRecord.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        where = f" for {partition!r}" if partition else ""
+        raise NotReadyError(f"asset {asset!r} has not been materialised{where} yet: materialise it first")
+    return row

@@ -1,6 +1,7 @@
 """The platform resource: settings, profile, operational database and clock of a run, and the run's own heartbeat."""
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlops_assets.foundation.database import create_operational_engine, upgrade
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import PolicyProfile, load_profile
 from mlops_assets.foundation.records import read_record, write_record
-from mlops_assets.foundation.run_guard import RunGuard
+from mlops_assets.foundation.run_guard import ReportDead, RunGuard
 from mlops_assets.foundation.settings import Settings, load_settings
 
 
@@ -28,6 +29,12 @@ class Platform(dg.ConfigurableResource["Platform"]):
         default_factory=dict, description="MLOPS_* settings of this run, over those of the environment."
     )
 
+    heartbeat_ttl_seconds: float = Field(
+        default=RunGuard.ttl_seconds,
+        gt=0,
+        description="A run counts as dead, and its pool slots are freed, when nothing was heard of it for so long.",
+    )
+
     _settings: Settings = PrivateAttr()
     _profile: PolicyProfile = PrivateAttr()
     _engine: Engine = PrivateAttr()
@@ -36,8 +43,6 @@ class Platform(dg.ConfigurableResource["Platform"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["Platform"]:
         """Open the operational database for the run and keep the run's heartbeat until it ends."""
-        import os
-
         self._settings = load_settings({**os.environ, **self.settings_override})
         self._profile = load_profile(self._settings.policy_profile)
         self._engine = create_operational_engine(self._settings.database)
@@ -45,9 +50,8 @@ class Platform(dg.ConfigurableResource["Platform"]):
             stack.callback(self._engine.dispose)
             upgrade(self._engine)
             if context.run is not None and context.instance is not None:
-                stack.enter_context(
-                    RunGuard(self._engine, self._clock).guard(context.run.run_id, _fail_dead_runs(context.instance))
-                )
+                guard = RunGuard(self._engine, self._clock, self.heartbeat_ttl_seconds)
+                stack.enter_context(guard.guard(context.run.run_id, _fail_dead_runs(context.instance)))
             yield self
 
     @property
@@ -90,12 +94,16 @@ class Platform(dg.ConfigurableResource["Platform"]):
         return read_record(self._engine, asset=asset, partition=partition, run_id=run_id)
 
 
-def _fail_dead_runs(instance: dg.DagsterInstance) -> Callable[[str], None]:
-    def report(run_id: str) -> None:
+def _fail_dead_runs(instance: dg.DagsterInstance) -> ReportDead:
+    def report(run_id: str) -> bool:
         run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            return
-        instance.report_run_failed(run, message="The run's process died: its heartbeat stopped. Start the run again.")
+        if run is None:  # another Dagster instance on the same operational database
+            return False
+        if not run.is_finished:
+            message = "The run's process died: its heartbeat stopped. Start the run again."
+            instance.report_run_failed(run, message=message)
+        # Also of a run that was marked as failed by hand or by Dagster's daemon: neither needs to have freed them.
         instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+        return True
 
     return report

@@ -39,7 +39,8 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 class Settings(BaseSettings):
     """What a deployment may choose. `Settings()` is the embedded default: only `load_settings` reads the environment.
 
-    `home`: folder of everything that is written. `simulator_rows`: decisions for each agent, at least. `device`: where
+    `home`: folder of everything that is written. `simulator_rows`: decisions for each agent, at
+    least; `simulator_extra_days`: how far the simulated world has moved on since. `device`: where
     training runs, `auto` takes CUDA when there is one. URLs are secrets, since they may carry passwords.
     """
 
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     user_stories: AbsolutePath | None = None
     simulator_rows: int = Field(default=120_000, ge=1)
     simulator_seed: int = Field(default=20251027, ge=0)
+    simulator_extra_days: int = Field(default=0, ge=0)
     training_seed: int = Field(default=7, ge=0)
     redis_url: SecretStr | None = None
     dvc_remote: str | None = None

@@ -1,9 +1,9 @@
 """Why a lifecycle runs: the reason travels as run tags from the trigger to the MLflow run and the model card."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlops_assets.foundation.errors import InputError
 
@@ -14,6 +14,9 @@ REASON_TAG = "mlops/reason"
 # Value: the agent. dagster.yaml lets one run of each value run at a time.
 RETRAINING_TAG = "mlops/retraining"
 
+_BY_HAND = "started by hand"
+_MAX_LENGTH = 500
+
 
 class TriggerReason(BaseModel):
     """One cause of one run; there is always one, a run started by hand says so."""
@@ -21,7 +24,13 @@ class TriggerReason(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trigger_type: TriggerType = "manual"
-    reason: str = Field(default="started by hand", max_length=500)
+    reason: str = Field(default=_BY_HAND, min_length=1, max_length=_MAX_LENGTH)
+
+    @model_validator(mode="after")
+    def _only_people_need_no_reason(self) -> Self:
+        if self.trigger_type != "manual" and self.reason == _BY_HAND:
+            raise ValueError(f"a run started by {self.trigger_type} needs a reason of its own")
+        return self
 
     def tags(self) -> dict[str, str]:
         """Run tags that carry the reason."""
@@ -32,11 +41,15 @@ class TriggerReason(BaseModel):
         """Read the reason back from run tags; without any, the run was started by hand.
 
         Raises:
-            InputError: the trigger type is not a known one.
+            InputError: the trigger type is not a known one, or the reason is longer than 500 characters.
         """
         kind = tags.get(TRIGGER_TAG, "manual")
         if kind not in get_args(TriggerType):
             known = ", ".join(get_args(TriggerType))
             raise InputError(f"run tag {TRIGGER_TAG}={kind!r} is unknown; use one of: {known}")
-        reason = tags.get(REASON_TAG)
-        return cls(trigger_type=kind, reason=reason) if reason else cls(trigger_type=kind)
+        reason = tags.get(REASON_TAG) or _BY_HAND
+        if kind != "manual" and reason == _BY_HAND:  # a job's own tags, with only the type set over them
+            reason = f"started by {kind}, no reason given"
+        if len(reason) > _MAX_LENGTH:
+            raise InputError(f"run tag {REASON_TAG} has {len(reason)} characters; use at most {_MAX_LENGTH}")
+        return cls(trigger_type=kind, reason=reason)

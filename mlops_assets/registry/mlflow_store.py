@@ -4,11 +4,15 @@ Every call goes through a client with explicit URIs; MLflow's global state is ne
 deprecated, so the lifecycle lives in aliases and in the version tag `stage`.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 
@@ -20,8 +24,12 @@ MODEL_ARTIFACT = "model"
 SEMVER_TAG = "semantic_version"
 STAGE_TAG = "stage"
 
-_ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "NOT_FOUND"})
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
+_INVALID = "INVALID_PARAMETER_VALUE"
 _PROBE_ROWS = 3
+# torch.export keeps the model that it deserialises in a global: two threads that load at once both fail.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,14 @@ class MlflowStore:
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = tracking_uri
 
-    def _client(self) -> "MlflowClient":
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
-
     def run_metrics(self, run_id: str) -> dict[str, float]:
         """Return the run's last value of every metric.
 
         Raises:
             InputError: the run does not exist.
         """
-        return {name: float(value) for name, value in self._run(run_id).data.metrics.items()}
+        with self._mlflow() as client:
+            return {name: float(value) for name, value in self._run(client, run_id).data.metrics.items()}
 
     def verified_model(self, run_id: str, *, actions: int) -> LoggedPolicy:
         """Load the run's model and let it answer, so that an empty or failed one is never registered.
@@ -71,28 +75,29 @@ class MlflowStore:
                 numbers.
             NotReadyError: the run has not finished.
         """
-        run = self._run(run_id)
-        if run.info.lifecycle_stage != "active":
-            raise InputError(f"MLflow run {run_id} is deleted; restore it or train again")
-        if run.info.status != "FINISHED":
-            raise NotReadyError(
-                f"MLflow run {run_id} is {run.info.status}, not FINISHED; let the training end, or train again"
-            )
-        model = self._logged_model(run)
-        size = self._probe(model, actions=actions)
+        with self._mlflow() as client:
+            run = self._run(client, run_id)
+            if run.info.lifecycle_stage != "active":
+                raise InputError(f"MLflow run {run_id} is deleted; restore it or train again")
+            if run.info.status != "FINISHED":
+                raise NotReadyError(
+                    f"MLflow run {run_id} is {run.info.status}, not FINISHED; let the training end, or train again"
+                )
+            model = _logged_model(client, run)
+        size = self._probe(model.artifact_location, actions)
         return LoggedPolicy(model_id=model.model_id, uri=model.artifact_location, state_size=size)
 
     def versions(self, model_name: str) -> list[StoredVersion]:
         """Return every version of the model, oldest first; none when the name is unknown."""
-        client = self._client()
         found: list[StoredVersion] = []
         token: str | None = None
-        while True:
-            page = client.search_model_versions(f"name='{model_name}'", page_token=token)
-            found += [StoredVersion(str(v.version), str(v.run_id), dict(v.tags)) for v in page]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda version: int(version.number))
+        with self._mlflow() as client:
+            while True:
+                page = client.search_model_versions(f"name='{model_name}'", page_token=token)
+                found += [StoredVersion(str(v.version), str(v.run_id), dict(v.tags)) for v in page]
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda version: int(version.number))
 
     def create_version(
         self,
@@ -104,21 +109,21 @@ class MlflowStore:
         purpose: str,
         description: str,
     ) -> str:
-        """Create the version with its tags in one call and return MLflow's number for it.
+        """Create the version with its tags in one call and return MLflow's number for it; the model's name if new, too.
 
         Raises:
             StorageError: MLflow has not made the version ready.
         """
-        client = self._client()
-        self._ensure_model(client, model_name, purpose)
-        version = client.create_model_version(
-            model_name,
-            source=model.uri,
-            run_id=run_id,
-            tags=dict(tags),
-            description=description,
-            model_id=model.model_id,
-        )
+        with self._mlflow() as client:
+            _ensure_model(client, model_name, purpose)
+            version = client.create_model_version(
+                model_name,
+                source=model.uri,
+                run_id=run_id,
+                tags=dict(tags),
+                description=description,
+                model_id=model.model_id,
+            )
         if version.status != "READY":
             raise StorageError(
                 f"MLflow left version {version.version} of {model_name} in status {version.status}; "
@@ -127,31 +132,34 @@ class MlflowStore:
         return str(version.version)
 
     def alias_target(self, model_name: str, alias: str) -> str | None:
-        """Return MLflow's number of the version behind the alias, or None."""
+        """Return MLflow's number of the version behind the alias; None without the alias, or without the model."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            return str(self._client().get_model_version_by_alias(model_name, alias).version)
-        except MlflowException as error:
-            # A missing alias is INVALID_PARAMETER_VALUE, a missing model RESOURCE_DOES_NOT_EXIST.
-            if error.error_code in _ABSENT or "alias" in error.message.lower():
-                return None
-            raise
+        with self._mlflow() as client:
+            try:
+                return str(client.get_model_version_by_alias(model_name, alias).version)
+            except MlflowException as error:
+                # A missing model does not exist; a missing alias is an invalid parameter.
+                if error.error_code in {_ABSENT, _INVALID}:
+                    return None
+                raise
 
     def set_alias(self, model_name: str, alias: str, number: str) -> None:
         """Point the alias to a version: one atomic write, a reader sees the old target or the new one."""
-        self._client().set_registered_model_alias(model_name, alias, number)
+        with self._mlflow() as client:
+            client.set_registered_model_alias(model_name, alias, number)
 
     def drop_alias(self, model_name: str, alias: str) -> None:
         """Remove the alias; nothing happens when there is none."""
         if self.alias_target(model_name, alias) is not None:
-            self._client().delete_registered_model_alias(model_name, alias)
+            with self._mlflow() as client:
+                client.delete_registered_model_alias(model_name, alias)
 
     def set_tags(self, model_name: str, number: str, tags: Mapping[str, str]) -> None:
         """Write tags on one version."""
-        client = self._client()
-        for key, value in tags.items():
-            client.set_model_version_tag(model_name, number, key, value)
+        with self._mlflow() as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(model_name, number, key, value)
 
     def load(self, model_name: str, number: str) -> Any:
         """Load one version as a torch module: `module(states (N, D) float32 tensor) -> (N, A)`.
@@ -161,79 +169,95 @@ class MlflowStore:
         """
         from mlflow.exceptions import MlflowException
 
-        try:
-            uri = self._client().get_model_version_download_uri(model_name, number)
-        except MlflowException as error:
-            raise InputError(f"MLflow has no version {number} of {model_name}: {error.message}") from error
-        return self._load_uri(uri)
+        with self._mlflow() as client:
+            try:
+                uri = client.get_model_version_download_uri(model_name, number)
+            except MlflowException as error:
+                if error.error_code != _ABSENT:
+                    raise
+                raise InputError(f"MLflow has no version {number} of {model_name}") from error
+        return self._load(uri)[1]
 
-    def _run(self, run_id: str) -> "Run":
+    @contextmanager
+    def _mlflow(self) -> Iterator["MlflowClient"]:
+        """Give a client; what MLflow refuses in the block, and the block does not explain, may pass on the next try."""
+        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client().get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in _ABSENT:
-                raise
-            raise InputError(
-                f"MLflow at {self.tracking_uri} has no run {run_id!r}; train first, or check the URI"
+            yield MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        # A database that MLflow cannot even open speaks for itself.
+        except (MlflowException, SQLAlchemyError) as error:
+            raise StorageError(
+                f"MLflow at {self.tracking_uri} did not do what it was asked ({error}); "
+                "check that it runs and can write, then try again"
             ) from error
 
-    def _logged_model(self, run: "Run") -> "LoggedModel":
-        found = [
-            model
-            for model in self._client().search_logged_models(
-                [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
-            )
-            if model.name == MODEL_ARTIFACT
-        ]
-        if not found:
-            raise InputError(f"MLflow run {run.info.run_id} has no logged model named {MODEL_ARTIFACT!r}; train again")
-        # A failed try may stand beside the good one.
-        ready = [model for model in found if str(model.status) == "READY"]
-        if not ready:
-            states = ", ".join(sorted({str(model.status) for model in found}))
-            raise InputError(f"the logged model of MLflow run {run.info.run_id} is {states}, not READY; train again")
-        return max(ready, key=lambda model: model.creation_timestamp)
+    def _run(self, client: "MlflowClient", run_id: str) -> "Run":
+        from mlflow.exceptions import MlflowException
 
-    def _load_uri(self, uri: str) -> Any:
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != _ABSENT:
+                raise
+            raise InputError(
+                f"MLflow at {self.tracking_uri} has no run {run_id!r}; train first, or check MLFLOW_TRACKING_URI"
+            ) from error
+
+    def _load(self, uri: str) -> tuple[Path, Any]:
         import mlflow.artifacts
         import mlflow.pytorch
 
         try:
             folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri)
-            return mlflow.pytorch.load_model(folder)
+            with _LOADING:
+                return Path(folder), mlflow.pytorch.load_model(folder)
         except Exception as error:
             raise InputError(f"the model at {uri} cannot be loaded ({error}); train again") from error
 
-    def _probe(self, model: "LoggedModel", *, actions: int) -> int:
-        import mlflow.artifacts
+    def _probe(self, uri: str, actions: int) -> int:
         import mlflow.models
         import torch
 
-        module = self._load_uri(model.artifact_location)
-        folder = mlflow.artifacts.download_artifacts(
-            artifact_uri=model.artifact_location, tracking_uri=self.tracking_uri
-        )
-        signature = mlflow.models.Model.load(folder).signature
+        folder, module = self._load(uri)
+        signature = mlflow.models.Model.load(str(folder)).signature
         if signature is None:
-            raise InputError(f"the model at {model.artifact_location} has no signature; log it with an input example")
+            raise InputError(f"the model at {uri} has no signature; log it with an input example")
         size = int(signature.inputs.inputs[0].shape[-1])
         with torch.no_grad():
             values = np.asarray(module(torch.zeros((_PROBE_ROWS, size), dtype=torch.float32)))
         if values.shape != (_PROBE_ROWS, actions) or not np.isfinite(values).all():
             raise InputError(
-                f"the model at {model.artifact_location} answers {values.shape} instead of {(_PROBE_ROWS, actions)} "
-                "finite numbers; it belongs to another agent, or its training diverged"
+                f"the model at {uri} answers {values.shape} instead of {(_PROBE_ROWS, actions)} finite numbers; "
+                "it belongs to another agent, or its training diverged"
             )
         return size
 
-    @staticmethod
-    def _ensure_model(client: "MlflowClient", model_name: str, purpose: str) -> None:
-        from mlflow.exceptions import MlflowException
 
-        try:
-            client.create_registered_model(model_name, description=purpose)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+def _logged_model(client: "MlflowClient", run: "Run") -> "LoggedModel":
+    found = [
+        model
+        for model in client.search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+        )
+        if model.name == MODEL_ARTIFACT
+    ]
+    if not found:
+        raise InputError(f"MLflow run {run.info.run_id} has no logged model named {MODEL_ARTIFACT!r}; train again")
+    # A failed try may stand beside the good one.
+    ready = [model for model in found if str(model.status) == "READY"]
+    if not ready:
+        states = ", ".join(sorted({str(model.status) for model in found}))
+        raise InputError(f"the logged model of MLflow run {run.info.run_id} is {states}, not READY; train again")
+    return max(ready, key=lambda model: model.creation_timestamp)
+
+
+def _ensure_model(client: "MlflowClient", model_name: str, purpose: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model_name, description=purpose)
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise

@@ -80,8 +80,8 @@ def build_model_card(
     """
     if report.identity.training_hash != version.training_hash:
         raise InputError(
-            f"the report is about training {report.identity.training_hash}, {version.model_name} {version.semver} about "
-            f"{version.training_hash}; evaluate that version"
+            f"the report is about training {report.identity.training_hash}, {version.model_name} {version.semver} "
+            f"about {version.training_hash}; evaluate that version"
         )
     product = statements or ProductStatements()
     return ModelCard(

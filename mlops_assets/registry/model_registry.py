@@ -39,6 +39,7 @@ from mlops_assets.registry.version_records import (
     require_approved,
     require_stage,
     version_record,
+    version_records,
     was_champion,
 )
 
@@ -272,12 +273,21 @@ class ModelRegistry(ModelCatalogue):
         self._move(record, "Production", production_deployment_date=self._clock.now().isoformat(), **extra)
         left = None if outgoing is None else outgoing.semver
         self._audit(session, event, record, user, {**details, "from_version": left})
+        self._align_tags(session, record.model_name)
         former = champion_line(session, record.model_name)[:-1]
         if former:
             before = version_record(session, record.model_name, former[-1])
             self._store.set_alias(record.model_name, PREVIOUS, mlflow_number(before))
         else:
             self._store.drop_alias(record.model_name, PREVIOUS)
+
+    def _align_tags(self, session: Session, model_name: str) -> None:
+        """Correct stage tags that an interrupted change left behind on other versions."""
+        stages = {record.mlflow_version: record.stage for record in version_records(session, model_name)}
+        for version in self._store.versions(model_name):
+            stage = stages.get(version.number)
+            if stage is not None and version.tags.get(STAGE_TAG) != stage:
+                self._store.set_tags(model_name, version.number, {STAGE_TAG: stage})
 
     def _retire(
         self, model_name: str, version: str, stage: Stage, event: str, *, user: str, reason: str

@@ -1,5 +1,7 @@
 """The two jobs that run the lifecycle, from executions to the approval decision."""
 
+from typing import Any
+
 import dagster as dg
 
 from mlops_assets.foundation.agents import AGENTS
@@ -10,7 +12,7 @@ from mlops_assets.foundation.trigger import TriggerReason
 LIFECYCLE = dg.AssetSelection.groups("experiences", "features", "training", "evaluation", "registry", "governance")
 
 
-def lifecycle_jobs(profile: PolicyProfile) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
+def lifecycle_jobs(profile: PolicyProfile) -> list[Any]:
     """Return `model_lifecycle` (every agent in one run) and `retrain` (one agent a run, started by a trigger).
 
     One process for the whole run: an interpreter per step would import Feast, MLflow and torch fourteen times.
@@ -21,7 +23,7 @@ def lifecycle_jobs(profile: PolicyProfile) -> list[dg.JobDefinition | dg.Unresol
         dg.define_asset_job(
             "model_lifecycle",
             selection=LIFECYCLE,
-            description=f"The main job: from test executions to the approval decision, for all agents ({agents}) in one run.",
+            description=f"The main job: from test executions to the approval decision, agents {agents} in one run.",
             tags={**ALL_AGENTS_TAGS, **TriggerReason().tags()},
             executor_def=dg.in_process_executor,
             op_retry_policy=retry,

@@ -104,8 +104,8 @@ def write_artifacts(trained: TrainedAgent, table: DecisionTable, spec: AgentSpec
 def final_metrics(trained: TrainedAgent, episodes: EpisodeCurve, parity: OnnxParity) -> dict[str, float]:
     """Final numbers of a training; a number that is unknown is absent.
 
-    `final_avg_reward` is the mean return of the last 100 logged episodes, earned by the behaviour policy: the bar that the
-    learned policy has to clear in evaluation. `final_train_accuracy` is measured on training decisions.
+    `final_avg_reward` is the mean return of the last 100 logged episodes, earned by the behaviour policy: the bar that
+    the learned policy has to clear in evaluation. `final_train_accuracy` is measured on training decisions.
     """
     last = trained.curve[-1]
     numbers = {

@@ -27,7 +27,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, trained: TrainedAgent, spec: AgentSpec) -> None:
-    """Write weights, architecture, hyper-parameters and seed; only tensors and plain values, so no pickle code is needed."""
+    """Write weights, architecture, hyper-parameters and seed: tensors and plain values only, no code."""
     content = {
         "format": _FORMAT,
         "state_dict": trained.network.state_dict(),

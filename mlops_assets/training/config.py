@@ -1,4 +1,4 @@
-"""Hyper-parameters of the dueling double DQN: every field is read by the learner. Defaults and reasons stand in configs/dqn.yaml."""
+"""Hyper-parameters of the dueling double DQN; every field is read by the learner. Reasons stand in configs/dqn.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,9 +16,9 @@ NETWORK_ARCHITECTURE = "dueling-dqn"
 class DqnConfig(BaseModel):
     """Hyper-parameters of one training.
 
-    The learner is offline: it sees logged decisions only, so it has no exploration schedule and no episodes of its own; the
-    length of a training is a number of gradient updates, and `buffer_size` is how many of the newest logged transitions it
-    replays.
+    The learner is offline: it sees logged decisions only, so it has no exploration schedule and no episodes of its own;
+    the length of a training is a number of gradient updates, and `buffer_size` is how many of the newest logged
+    transitions it replays.
 
     Attributes:
         learning_rate: peak learning rate of AdamW for one process; see `scaled_learning_rate`.
@@ -35,29 +35,29 @@ class DqnConfig(BaseModel):
         loss: `huber` (threshold one standard deviation of the rewards) or `mse`.
         max_gradient_norm: gradients are scaled down to this norm.
         weight_decay: decoupled weight decay of AdamW.
-        threads: CPU threads of the learner; part of the configuration since the order of summation decides the last bit.
+        threads: CPU threads of the learner; configuration, since the order of summation decides the last bit.
         report_every: updates between two points of the training curves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     learning_rate_scaling: Literal["none", "linear"] = "none"
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
     gamma: Annotated[float, Field(ge=0, le=1)] | None = None
     buffer_size: Annotated[int, Field(ge=1)] = 1_000_000
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (
-        256,
-        256,
+        128,
+        128,
     )
-    updates: Annotated[int, Field(ge=1)] = 12_000
+    updates: Annotated[int, Field(ge=1)] = 6_000
     updates_per_block: Annotated[int, Field(ge=1, le=1024)] = 16
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     policy_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
     loss: Literal["huber", "mse"] = "mse"
     max_gradient_norm: Annotated[float, Field(gt=0)] = 10.0
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.3
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     report_every: Annotated[int, Field(ge=1)] = 200
 

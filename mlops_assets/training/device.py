@@ -31,7 +31,8 @@ class DeviceChoice:
 def choose_device(requested: DeviceRequest) -> DeviceChoice:
     """Choose the device for a training and log the reason.
 
-    `auto` takes CUDA when this build of torch can use one. `cuda` without a usable GPU falls back to the CPU with a warning.
+    `auto` takes CUDA when this build of torch can use it. `cuda` without a usable GPU falls back to the CPU with a
+    warning.
     """
     import torch
 

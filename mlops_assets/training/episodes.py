@@ -4,6 +4,7 @@ Offline there are no episodes of the learner's own; the value of the learned pol
 """
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,19 @@ from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.files import atomic_write
 
 WINDOW = 100
+# Points of a per-episode curve in a tracking store; reward_curve.csv has every episode.
+_MAX_POINTS = 1000
 
 
 @dataclass(frozen=True)
 class EpisodeCurve:
     """E logged episodes in order of time; every array is (E,).
 
-    `reward` is the undiscounted return, `length` the number of decisions. `epsilon` is the largest epsilon for which the
-    episode's logged decisions fit an epsilon-soft policy: number of actions times the smallest logged propensity, at most 1.
-    `avg_reward_100`, `success_rate` (share of episodes with a positive return) and `exploration_rate` (share of decisions whose
-    logged action is not the learned policy's greedy one) are means over the last 100 episodes, fewer at the start.
+    `reward` is the undiscounted return, `length` the number of decisions. `epsilon` is the largest epsilon for which
+    the episode's decisions fit an epsilon-soft policy: number of actions times the smallest propensity, at most 1.
+    `avg_reward_100`, `success_rate` (share of episodes with a positive return) and `exploration_rate` (share of
+    decisions whose logged action is not the learned policy's greedy one) are means over the last 100 episodes, fewer at
+    the start.
     """
 
     episode_id: NDArray[np.object_]
@@ -54,6 +58,21 @@ def episode_curve(table: DecisionTable, greedy: NDArray[np.int64], actions: int)
         success_rate=_rolling_sum((reward > 0).astype(np.float64)) / _rolling_sum(np.ones(len(starts))),
         exploration_rate=_rolling_sum(explored) / _rolling_sum(length.astype(np.float64)),
     )
+
+
+def thinned(curve: EpisodeCurve) -> list[tuple[str, float, int]]:
+    """Return the curve as (metric, value, episode) for a tracking store.
+
+    `episode_reward`, `episode_length` and `epsilon` come for at most 1000 evenly spaced episodes, the means over 100
+    episodes every 100 episodes and after the last.
+    """
+    count = len(curve)
+    stride = math.ceil(count / _MAX_POINTS)
+    single = {"episode_reward": curve.reward, "episode_length": curve.length, "epsilon": curve.epsilon}
+    rolling = {name: getattr(curve, name) for name in ("avg_reward_100", "success_rate", "exploration_rate")}
+    ends = sorted({*range(WINDOW - 1, count, max(WINDOW, stride)), count - 1})
+    points = [(name, float(values[i]), i) for name, values in single.items() for i in range(0, count, stride)]
+    return points + [(name, float(values[i]), i) for name, values in rolling.items() for i in ends]
 
 
 def _rolling_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,6 +25,8 @@ from mlops_assets.training.network import DuelingQNetwork, weights_hash
 
 # Decisions on which the curves' Q-values and agreement rates are measured: standard error of a rate about one point.
 _PROBE_ROWS = 2048
+# Below this spread an input or the reward counts as constant and keeps scale 1.
+_MIN_SPREAD = 1e-6
 # One process trains one agent here; batch size and learning rate are defined per process.
 _PROCESSES = 1
 
@@ -35,9 +37,9 @@ _log = logging.getLogger(__name__)
 class CurvePoint:
     """State of the training after `update` gradient updates; means over the updates since the last point.
 
-    `loss` is in squared standard deviations of the reward, `q_value_mean` in units of the reward. `train_accuracy` is the
-    share of labelled training decisions in a fixed probe whose greedy action is the labelled best (NaN without labels),
-    `exploration_rate` the share of the probe in which the logged action is not the greedy one.
+    `loss` is in squared standard deviations of the reward, `q_value_mean` in units of the reward. `train_accuracy` is
+    the share of labelled training decisions in a fixed probe whose greedy action is the labelled best (NaN without
+    labels), `exploration_rate` the share of the probe in which the logged action is not the greedy one.
     """
 
     update: int
@@ -48,6 +50,13 @@ class CurvePoint:
     gradient_norm: float
     train_accuracy: float
     exploration_rate: float
+
+    def summary(self, updates: int) -> str:
+        """One line for a log."""
+        return (
+            f"update {self.update} of {updates}: loss {self.loss:.4f}, mean Q {self.q_value_mean:.2f}, "
+            f"agreement with labels {self.train_accuracy:.3f}, {self.seconds:.0f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class TrainedAgent:
 
 
 class _Replay(NamedTuple):
-    """Transitions as tensors on the device: normalised states, rewards in units of their scale, 0 discount after an end."""
+    """Transitions on the device: normalised states, rewards in units of their scale, discount 0 at an episode's end."""
 
     states: Tensor
     next_states: Tensor
@@ -97,9 +106,9 @@ def train(
 ) -> TrainedAgent:
     """Train one agent from logged decisions; labels are used for the curves only, never for learning.
 
-    Targets are r + gamma * Q_target(s', argmax over a of Q_online(s', a)) (van Hasselt et al. 2016), the target network and
-    the returned policy are running averages of the online network. The same table, configuration and seed give the same
-    weights bit for bit on the CPU of one machine.
+    Targets are r + gamma * Q_target(s', argmax over a of Q_online(s', a)) (van Hasselt et al. 2016); the target network
+    and the returned policy are running averages of the online network. The same table, configuration and seed give the
+    same weights bit for bit on the CPU of one machine.
 
     Args:
         table: training decisions in order of time.
@@ -175,8 +184,8 @@ class _Learner:
     def run(self, started: float, progress: Callable[[CurvePoint], None] | None) -> Iterator[CurvePoint]:
         """Do all updates; yield a point of the curves after every `report_every` of them and after the last."""
         config = self.config
-        update_target = get_ema_multi_avg_fn(config.target_decay)
-        update_policy = get_ema_multi_avg_fn(config.policy_decay)
+        update_target = get_ema_multi_avg_fn(config.target_decay)  # type: ignore[no-untyped-call]
+        update_policy = get_ema_multi_avg_fn(config.policy_decay)  # type: ignore[no-untyped-call]
         online, target, policy = (list(net.parameters()) for net in (self.online, self.target, self.policy))
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -200,7 +209,7 @@ class _Learner:
                 yield point
 
     def _blocks(self) -> Iterator[Tensor]:
-        """Row numbers of the batches of one block after the other, (updates, batch size), epoch by epoch in random order."""
+        """Row numbers of the batches, block by block, (updates, batch size): epoch after epoch in random order."""
         left = self.config.updates
         stream = torch.empty(0, dtype=torch.int64)
         while left:
@@ -214,16 +223,14 @@ class _Learner:
 
     @torch.no_grad()
     def _with_targets(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """States, actions and double-DQN targets of the block's batches; one large product instead of one per update."""
+        """States, actions and double-DQN targets of the block's batches: one large product instead of one an update."""
         flat = rows.flatten()
         next_states = self.replay.next_states[flat]
         greedy = self.online.scaled_values(next_states).argmax(dim=1, keepdim=True)
         future = self.target.scaled_values(next_states).gather(1, greedy).squeeze(1)
         targets = self.replay.rewards[flat] + self.replay.discounts[flat] * future
-        size = rows.shape[1]
-        states = self.replay.states[flat].split(size)
-        actions = self.replay.actions[flat].unsqueeze(1).split(size)
-        return zip(states, actions, targets.split(size), strict=True)
+        actions = self.replay.actions[rows].unsqueeze(2)
+        return zip(self.replay.states[rows], actions, targets.view(rows.shape), strict=True)
 
     def _update(self, states: Tensor, actions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """One gradient update; returns loss and gradient norm before clipping."""
@@ -247,7 +254,7 @@ class _Learner:
             seconds=seconds,
             loss=float(torch.stack(losses).mean()),
             q_value_mean=float(values.amax(dim=1).mean() * self.policy.value_scale),
-            learning_rate=self.schedule.get_last_lr()[0],
+            learning_rate=float(self.schedule.get_last_lr()[0]),
             gradient_norm=float(torch.stack(norms).mean()),
             train_accuracy=float(hits.mean()) if len(hits) else math.nan,
             exploration_rate=float((greedy != self.probe.actions).double().mean()),
@@ -256,10 +263,7 @@ class _Learner:
             raise InputError(
                 f"the training diverged at update {update}: loss {point.loss}. Lower learning_rate or max_gradient_norm"
             )
-        _log.info(
-            "update %d of %d: loss %.4f, mean Q %.3f, agreement with labels %.3f",
-            *(update, self.config.updates, point.loss, point.q_value_mean, point.train_accuracy),
-        )
+        _log.info("%s", point.summary(self.config.updates))
         return point
 
 
@@ -293,9 +297,9 @@ def _fit_scales(network: DuelingQNetwork, states: Tensor, rewards: Tensor) -> No
     """Fit input normalisation and output scale on the training set; a constant input or reward keeps scale 1."""
     scale = states.std(dim=0, correction=0)
     network.input_mean.copy_(states.mean(dim=0))
-    network.input_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+    network.input_scale.copy_(torch.where(scale > _MIN_SPREAD, scale, torch.ones_like(scale)))
     spread = rewards.std(correction=0)
-    network.value_scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+    network.value_scale.copy_(torch.where(spread > _MIN_SPREAD, spread, torch.ones_like(spread)))
 
 
 def _to_replay(

@@ -13,8 +13,8 @@ INPUT_LIMIT = 8.0
 class DuelingQNetwork(nn.Module):
     """Q(s, a) = V(s) + A(s, a) - mean over a' of A(s, a') (Wang et al. 2016, eq. 9), in units of the reward.
 
-    Value and advantage heads are one linear layer of 1 + actions outputs on a shared ReLU trunk. Normalisation of the inputs
-    and the scale of the outputs are buffers fitted on the training set, so they travel with the weights.
+    Value and advantage heads are one linear layer of 1 + actions outputs on a shared ReLU trunk. Normalisation of the
+    inputs and the scale of the outputs are buffers fitted on the training set, so they travel with the weights.
     Input (N, state size) float32, output (N, actions) float32.
     """
 
@@ -52,7 +52,7 @@ class DuelingQNetwork(nn.Module):
 
 
 def weights_hash(network: nn.Module) -> str:
-    """Hex sha256 over names, types, shapes and bytes of all weights and buffers: equal exactly when they are, bit for bit."""
+    """Hex sha256 over names, types, shapes and bytes of all weights and buffers: equal when they are, bit for bit."""
     hasher = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()

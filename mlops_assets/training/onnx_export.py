@@ -1,7 +1,7 @@
 """The policy as ONNX: written, checked against torch, opened with ONNX Runtime. The only file that speaks ONNX.
 
-The graph is built here, node by node. torch's exporter traces for 4 s in a fresh process (65 s on two busy cores) and needs
-onnxscript at run time; the network is four kinds of nodes, and the parity check proves each file.
+The graph is built here, node by node: torch's exporter takes seconds in every fresh process (65 s on two busy cores)
+and needs onnxscript at run time. The network has five kinds of nodes, and the parity check proves each file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "states", "q_values"
 # Operators and file format that ONNX Runtime reads since 1.14.
 _OPSET, _IR_VERSION = 17, 8
-# Largest accepted difference to torch, as a share of the largest Q-value: single precision with another order of summation.
+# Largest accepted difference to torch, as a share of the largest Q-value: single precision, another order of summation.
 _PARITY_TOLERANCE = 1e-5
 _PARITY_ROWS = 256
 
@@ -50,8 +50,8 @@ class OnnxParity:
 def export_onnx(path: Path, network: DuelingQNetwork, spec: AgentSpec, states: NDArray[np.float32]) -> OnnxParity:
     """Write the network as ONNX, check it against torch on up to 256 rows of `states` (N, D), then publish the file.
 
-    The file takes raw states `states` (batch, D) float32, any batch size, and gives `q_values` (batch, A) float32 in units of
-    the reward. Its metadata names agent, actions, state fields and the hash of the weights.
+    The file takes raw states `states` (batch, D) float32, any batch size, and gives `q_values` (batch, A) float32 in
+    units of the reward. Its metadata names agent, actions, state fields and the hash of the weights.
 
     Raises:
         InputError: there are no states to check on, or the exported policy does not compute what the network computes.
@@ -67,8 +67,8 @@ def export_onnx(path: Path, network: DuelingQNetwork, spec: AgentSpec, states: N
         parity = compare_with_torch(temporary, network, states)
         if not parity.passed:
             raise InputError(
-                f"the exported policy of {spec.name} differs from torch by {parity.max_difference:.3g} on {parity.rows} states, "
-                f"allowed is {parity.tolerance:.3g}: the checkpoint stays the only usable artifact of this training"
+                f"the exported policy of {spec.name} differs from torch by {parity.max_difference:.3g} on "
+                f"{parity.rows} states, allowed is {parity.tolerance:.3g}: use the checkpoint, and report this"
             )
     return parity
 
@@ -169,7 +169,7 @@ def _to_onnx(network: DuelingQNetwork, spec: AgentSpec) -> onnx.ModelProto:
 
 
 def _dueling_layer(network: DuelingQNetwork) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Heads, dueling combination and output scale are linear: one layer (A, hidden), (A,), folded in double precision."""
+    """Heads, dueling combination and output scale are linear: one layer (A, hidden), (A,), folded in float64."""
     actions = network.actions
     combine = np.concatenate([np.ones((actions, 1)), np.eye(actions) - 1.0 / actions], axis=1)
     combine *= float(network.value_scale)

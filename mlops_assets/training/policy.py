@@ -1,4 +1,4 @@
-"""A trained agent as a function from states to Q-values, wherever its weights came from. Training and serving live elsewhere."""
+"""A trained agent as a function from states to Q-values, wherever its weights came from. Training lives elsewhere."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +79,7 @@ class GreedyPolicy:
             InputError: the states have another width than the policy.
         """
         states = np.ascontiguousarray(states, dtype=np.float32)
-        if states.ndim != 2 or states.shape[1] != self.state_size:
+        if states.shape[1:] != (self.state_size,):
             raise InputError(f"states have shape {states.shape}, this policy expects (N, {self.state_size})")
         values = np.empty((len(states), self.action_count), dtype=np.float32)
         for begin in range(0, len(states), _CHUNK_ROWS):

@@ -3,20 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import dagster as dg
 from pydantic import Field
 
+from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.training.config import DqnConfig, load_config, parse_config
+
+if TYPE_CHECKING:
+    from mlops_assets.training.tracking import TrainingTracker
 
 
 class DqnTrainer(dg.ConfigurableResource["DqnTrainer"]):
     """Where and with which hyper-parameters agents are trained."""
 
-    device: Literal["auto", "cpu", "cuda"] | None = Field(
-        default=None, description="Device of this run; by default the setting MLOPS_DEVICE."
+    device: str | None = Field(
+        default=None, description="Device of this run: auto, cpu or cuda; by default the setting MLOPS_DEVICE."
     )
     config_file: str | None = Field(
         default=None, description="YAML of hyper-parameters, such as configs/dqn.yaml; by default the built-in ones."
@@ -35,8 +39,16 @@ class DqnTrainer(dg.ConfigurableResource["DqnTrainer"]):
         return parse_config({**base.model_dump(), **self.overrides}, origin="resource `trainer`, overrides")
 
     def device_for(self, settings: Settings) -> Literal["auto", "cpu", "cuda"]:
-        """Return the device asked for: the resource's own, else the setting's."""
-        return self.device or settings.device
+        """Return the device asked for: the resource's own, else the setting's.
+
+        Raises:
+            SettingsError: there is no such device.
+        """
+        if self.device is None:
+            return settings.device
+        if self.device in {"auto", "cpu", "cuda"}:
+            return cast("Literal['auto', 'cpu', 'cuda']", self.device)
+        raise SettingsError(f"resource `trainer`, device {self.device!r} is unknown; use auto, cpu or cuda")
 
 
 class MlflowParentRun(dg.ConfigurableResource["MlflowParentRun"]):
@@ -49,14 +61,21 @@ class MlflowParentRun(dg.ConfigurableResource["MlflowParentRun"]):
     experiment: str = Field(default="model-lifecycle", description="MLflow experiment of the parent runs.")
 
     @contextmanager
-    def open(self, context: dg.AssetExecutionContext, tracking_uri: str) -> Iterator[str]:
+    def open(self, context: dg.AssetExecutionContext, tracker: "TrainingTracker") -> Iterator[str]:
         """Yield the id of the Dagster run's MLflow run; it ends FINISHED, or FAILED when the body raises."""
+        # First: dagster-mlflow would make the experiment with its artifacts in the working directory.
+        tracker.ensure_experiment(self.experiment)
         from dagster_mlflow.resources import MlFlow
 
-        config = {"experiment_name": self.experiment, "mlflow_tracking_uri": tracking_uri, "env": {}, "extra_tags": {}}
+        config = {
+            "experiment_name": self.experiment,
+            "mlflow_tracking_uri": tracker.tracking_uri,
+            "env": {},
+            "extra_tags": {},
+        }
         parent = MlFlow(_InitContext(context.log, context.run, context.run.run_id, config))
-        run_id: str = parent.active_run().info.run_id  # type: ignore[attr-defined]
-        parent.end_run()  # type: ignore[attr-defined]
+        run_id: str = parent.active_run().info.run_id
+        parent.end_run()
         try:
             yield run_id
         except BaseException:

@@ -1,6 +1,6 @@
 """Small executions, feature rows and snapshots for the tests of this room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -44,7 +44,9 @@ def executions(runs: Sequence[Run]) -> pa.Table:
         "flaky": [run.flaky for run in ordered],
     }
     rest = {name: ["x"] * len(ordered) for name in EXECUTIONS.names if name not in columns}
-    return pa.table({name: pa.array({**columns, **rest}[name], EXECUTIONS.field(name).type) for name in EXECUTIONS.names})
+    return pa.table(
+        {name: pa.array({**columns, **rest}[name], EXECUTIONS.field(name).type) for name in EXECUTIONS.names}
+    )
 
 
 def day(offset: int) -> date:
@@ -52,8 +54,8 @@ def day(offset: int) -> date:
     return (MONDAY + timedelta(days=offset)).date()
 
 
-def rows_of(view: ViewSpec, rows: Sequence[dict[str, object]]) -> pa.Table:
-    """Feature rows: `at` days after Monday, `key`, and values; what is not given is null, `created` is the event time."""
+def rows_of(view: ViewSpec, rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    """Feature rows: `at` days after Monday, `key`, and values; what is not given is null, `created` the event time."""
     times = [MONDAY + timedelta(days=float(str(row["at"]))) for row in rows]
     columns: dict[str, list[object]] = {
         view.key: [row["key"] for row in rows],

@@ -41,13 +41,13 @@ def feast(*arguments: str) -> str:
 
 def test_the_command_and_the_adapter_share_definitions_and_values(project: Path) -> None:
     """Two sources of truth: what the command registers is not what the assets write and the server reads."""
+    feast("apply")  # in a fresh clone, before any lifecycle
     store = FeatureStoreAdapter(ArtifactPaths(project / ".mlops"))
-    store.apply()
-    before = {view.name: store._feast.get_feature_view(view.name) for view in VIEWS}
-    feast("apply")
+    registered = {view.name: store._feast.get_feature_view(view.name) for view in VIEWS}
+    assert {entity.name for entity in store._feast.list_entities()} == {entity.name for entity in ENTITIES}
+    FeatureStoreAdapter(ArtifactPaths(project / ".mlops")).apply()
     after = FeatureStoreAdapter(ArtifactPaths(project / ".mlops"))
-    assert {view.name: after._feast.get_feature_view(view.name) for view in VIEWS} == before
-    assert {entity.name for entity in after._feast.list_entities()} == {entity.name for entity in ENTITIES}
+    assert {view.name: after._feast.get_feature_view(view.name) for view in VIEWS} == registered
     store.write_agent_features(
         "requirements", rows_of(AGENT_CONTEXT_FEATURES, [{"key": "a1", "at": 2, "recent_reward": 5.0}])
     )

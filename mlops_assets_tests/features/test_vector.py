@@ -88,7 +88,7 @@ def test_joined_tables_give_nan_for_null_whatever_the_type() -> None:
     ],
 )
 def test_a_wrong_shape_is_refused_by_name(what: str, expected: str) -> None:
-    """numpy broadcasts a wrong shape into a vector of the right length."""
+    """A wrong shape is broadcast into a vector of the right length."""
     context, text, features = inputs(GENERATION, 2)
     if what == "context":
         context = context[:, :1]

@@ -1,11 +1,12 @@
 """The words with MLflow, on a real store."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from mlops_assets.foundation.errors import InputError, NotReadyError
+from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets_tests.mlflow_runs import SPEC, MlflowRuns
 
@@ -96,3 +97,11 @@ def test_metrics_of_a_run(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
     assert store.run_metrics(mlflow_runs.good[1])["accuracy"] == pytest.approx(0.91)
     with pytest.raises(InputError, match="has no run"):
         store.run_metrics("nope")
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """An outage of MLflow must say so, and be worth a retry, instead of looking like a missing model."""
+    broken = tmp_path / "mlflow.db"
+    broken.write_bytes(b"this is no database")
+    with pytest.raises(StorageError, match=r"MLflow at sqlite:///.*try again"):
+        MlflowStore(f"sqlite:///{broken}").versions("m")

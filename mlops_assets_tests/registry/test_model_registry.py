@@ -15,8 +15,7 @@ from mlops_assets.foundation.errors import InputError, NotReadyError, PermanentE
 from mlops_assets.foundation.tables import AuditEvent
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
-from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, approve, stage_tags
-from mlops_assets_tests.registry.test_registration import dying_at_commit
+from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, approve, dying_at_commit, stage_tags
 
 NAME = SPEC.registered_model
 Promote = Callable[[int], str]
@@ -79,7 +78,7 @@ def test_nothing_registered_yet(registry: ModelRegistry) -> None:
 def test_first_version_becomes_champion_and_says_so(
     registry: ModelRegistry, approved: Promote, mlflow_runs: MlflowRuns, engine: Engine
 ) -> None:
-    """Without a champion there is nothing to compare with; the version and the trail must tell why it went straight in."""
+    """Without a champion there is nothing to compare with; version and trail must tell why it went straight in."""
     semver = approved(0)
     version = registry.promote_approved(NAME, semver, user="governance-policy")
     assert version.stage == "Production"
@@ -217,7 +216,7 @@ def test_rollback_takes_former_champions_only(registry: ModelRegistry, promoted:
 
 
 def test_rollback_with_nothing_in_production(registry: ModelRegistry, promoted: Promote, engine: Engine) -> None:
-    """ "No current production" used to be an IndexError in the one moment when rollback matters most."""
+    """Having no current production used to be an IndexError in the one moment when rollback matters most."""
     from sqlalchemy import update
 
     from mlops_assets.foundation.database import transaction
@@ -247,7 +246,7 @@ def test_an_interrupted_change_never_leaves_no_champion(
             return registry.promote_to_production(NAME, staged, user="rollout", reason="done").semver
         return registry.rollback_model(NAME, user="sre", reason="errors").semver
 
-    with dying_at_commit(), pytest.raises(KeyboardInterrupt):
+    with dying_at_commit(engine), pytest.raises(KeyboardInterrupt):
         act()
     assert registry.champion(NAME) is not None
     assert events(engine) == before
@@ -261,18 +260,18 @@ def test_an_interrupted_change_never_leaves_no_champion(
 
 
 def test_an_interrupted_promotion_can_be_given_up(
-    registry: ModelRegistry, promoted: Promote, approved: Promote
+    registry: ModelRegistry, promoted: Promote, approved: Promote, mlflow_runs: MlflowRuns, engine: Engine
 ) -> None:
     """After a half promotion a rollback to the version that the database still calls champion has work to do."""
     promoted(0)
     staged = approved(1)
     registry.promote_to_staging(NAME, staged, user="governance-policy")
-    with dying_at_commit(), pytest.raises(KeyboardInterrupt):
+    with dying_at_commit(engine), pytest.raises(KeyboardInterrupt):
         registry.promote_to_production(NAME, staged, user="rollout", reason="done")
     assert aliases(registry)["champion"] == "1.1.0"
     registry.rollback_model(NAME, "1.0.0", user="sre", reason="half promoted")
     assert aliases(registry)["champion"] == "1.0.0"
-    assert registry.version(NAME, "1.0.0").stage == "Production"
+    assert stage_tags(mlflow_runs, NAME) == {"1.0.0": "Production", "1.1.0": "Staging"}
 
 
 def test_archive_and_delete(
@@ -315,7 +314,7 @@ def test_compare_models(registry: ModelRegistry, approved: Promote) -> None:
     assert logged.improvement["latency_p95_ms"].better is True
     states = torch.zeros((1, len(SPEC.state_fields)))
     measured = registry.compare_models(
-        NAME, "1.0.0", "1.1.0", measure=lambda model: {"value": float(model(states).max())}
+        NAME, "1.0.0", "1.1.0", measure=lambda model: {"value": float(model(states).detach().max())}
     )
     assert (measured.first["value"], measured.second["value"]) == (1.0, 2.0)
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from mlops_assets.experiences.execution_rows import RowError, parse_duration_ms, parse_status, parse_time
+from mlops_assets.experiences.execution_rows import RowError, parse_count, parse_duration_ms, parse_status, parse_time
 from mlops_assets.experiences.execution_source import Quarantine
-from mlops_assets.experiences.reports.documents import Locate, objects, text, whole_number
+from mlops_assets.experiences.reports.documents import Locate, objects, text
 from mlops_assets.experiences.reports.model import Report, ReportedTest, last_of_attempts
 
 _BROWSER = re.compile(
@@ -61,7 +61,7 @@ def _read_leaf(path: tuple[str, ...], name: str, leaf: dict[str, Any]) -> Report
         status=status,
         duration_ms=_duration_ms(time),
         started_at=parse_time(time.get("start")),
-        retries=whole_number(leaf.get("retriesCount"), "retriesCount"),
+        retries=parse_count(leaf.get("retriesCount"), "retriesCount"),
         flaky=flaky or leaf.get("flaky") is True or (leaf.get("retriesStatusChange") is True and status == "passed"),
     )
 

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any
 
-from mlops_assets.experiences.execution_rows import RowError, parse_duration_ms, parse_status, parse_time
+from mlops_assets.experiences.execution_rows import RowError, parse_count, parse_duration_ms, parse_status, parse_time
 from mlops_assets.experiences.execution_source import Quarantine
-from mlops_assets.experiences.reports.documents import Locate, counts_problem, objects, text, whole_number
+from mlops_assets.experiences.reports.documents import Locate, counts_problem, objects, text
 from mlops_assets.experiences.reports.model import Report, ReportedTest, last_of_attempts
 
 _TOOLS = ("playwright", "cypress", "pytest", "jest", "vitest", "mocha", "webdriverio", "testcafe", "k6", "junit")
@@ -61,7 +61,7 @@ def _read(item: dict[str, Any], name: str, framework: str, problems: list[Quaran
         status=status,
         duration_ms=parse_duration_ms(item.get("duration"), unit_ms=1.0),
         started_at=parse_time(item.get("start")),
-        retries=whole_number(item.get("retries"), "retries"),
+        retries=parse_count(item.get("retries"), "retries"),
         flaky=flaky or item.get("flaky") is True,
     )
 

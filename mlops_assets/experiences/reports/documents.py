@@ -9,7 +9,7 @@ from xml.parsers.expat import errors as expat_errors
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from mlops_assets.experiences.execution_rows import RowError, excerpt
+from mlops_assets.experiences.execution_rows import excerpt
 from mlops_assets.experiences.execution_source import Quarantine
 
 DocumentKind = Literal["xml", "json", "archive", "empty", "other"]
@@ -158,19 +158,6 @@ def text(value: object) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def whole_number(value: object, what: str) -> int:
-    """A count of a report: None is 0.
-
-    Raises:
-        RowError: negative, or no whole number.
-    """
-    if value is None:
-        return 0
-    if isinstance(value, int) and value >= 0:
-        return int(value)
-    raise RowError("bad_count", f"{what} {value!r} is no whole number from 0 up")
 
 
 def counts_problem(announced: object, found: int, what: str) -> list[Quarantine]:

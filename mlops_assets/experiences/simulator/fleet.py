@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlops_assets.experiences.simulator.config import SimulatorConfig
 from mlops_assets.experiences.simulator.problem import Floats, Integers, ItemProfile
@@ -38,7 +37,7 @@ _SPREAD_OF_LENGTHS = 12.0
 class Fleet:
     """Apps, tests (N) and requirements (R). Levels are 0..1; rates are per run; durations in ms.
 
-    `requirement_app` is the app that a requirement belongs to, `requirement_test` (APPS, R) the test of an app that covers it.
+    `test_app` and `requirement_app` are indices of the app that a test or requirement belongs to.
     """
 
     framework: tuple[str, ...]
@@ -56,7 +55,6 @@ class Fleet:
     duration_ms: Floats
     requirements: tuple[Requirement, ...]
     requirement_app: Integers
-    requirement_test: Integers
 
     def test_choices(self, profile: ItemProfile) -> Integers:
         """Return the tests nearest to every item in every app, (APPS, K, CHOICES)."""
@@ -102,7 +100,6 @@ def build_fleet(config: SimulatorConfig) -> Fleet:
     suite = [f"{app_name(a)}/{_PAGES[p]}" for a, p in zip(app, page, strict=True)]
     name = [_CASES[c] for c in case]
     requirements = requirements_from(config.user_stories)
-    requirement_app = np.arange(len(requirements)) % APPS
     flaky = random.random(count) < FLAKY_SHARE
     return Fleet(
         framework=tuple(FRAMEWORKS[a % len(FRAMEWORKS)] for a in range(APPS)),
@@ -119,25 +116,10 @@ def build_fleet(config: SimulatorConfig) -> Fleet:
         flake_rate=np.where(flaky, random.beta(*FLAKE_BETA, count), 0.0),
         duration_ms=_FASTEST_MS * (1 + length * (_SPREAD_OF_LENGTHS - 1)) * random.lognormal(0.0, 0.3, count),
         requirements=requirements,
-        requirement_app=requirement_app,
-        requirement_test=_covering_tests(requirements, np.array(_PAGE_AREAS)[page], random),
+        requirement_app=np.arange(len(requirements)) % APPS,
     )
 
 
 def app_name(app: int) -> str:
     """Return the name of an app from its index."""
     return f"app-{app + 1:02d}"
-
-
-def _covering_tests(
-    requirements: tuple[Requirement, ...], test_area: NDArray[np.int64], random: np.random.Generator
-) -> Integers:
-    """Return, per app and requirement, a test of the app in the requirement's area, (APPS, R)."""
-    areas = np.array([AREAS.index(item.area) for item in requirements])
-    covering = np.zeros((APPS, len(requirements)), dtype=np.int64)
-    for area in range(len(AREAS)):
-        of_area = np.flatnonzero(areas == area)
-        in_app = np.flatnonzero(test_area[:TESTS_PER_APP] == area)
-        picked = in_app[random.integers(0, len(in_app), (APPS, len(of_area)))]
-        covering[:, of_area] = picked + TESTS_PER_APP * np.arange(APPS)[:, None]
-    return covering

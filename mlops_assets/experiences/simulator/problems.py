@@ -54,9 +54,9 @@ def _shares(*factors: tuple[float, ...]) -> Floats:
 
 def _requirements(discount: float) -> DecisionProblem:
     """Depth per requirement: deep enough for its risk, but the effort is limited, and an area tested once gives less."""
-    effort_budget, levels = 9, 3
-    points, effort_price, overrun = 51.0, 4.9, 12.0
-    shallow = 0.5  # of the risk is covered, per share of the needed depth, when a test is not deep enough
+    effort_budget, levels = 12, 2
+    points, effort_price, overrun = 79.0, 8.8, 12.0
+    shallow = 0.4  # of the risk is covered, per share of the needed depth, when a test is not deep enough
     budget, *coverage = _grid(effort_budget + 1, levels, levels, levels)
     area, risk, effort = _grid(3, 3, 2)
     depth = np.arange(4)
@@ -64,19 +64,21 @@ def _requirements(discount: float) -> DecisionProblem:
     fits = budget[:, None, None] >= units
     spent = np.where(fits, budget[:, None, None] - units, budget[:, None, None])
     after = [
-        np.where(fits & (area[:, None] == j), np.minimum(levels - 1, level[:, None, None] + depth), level[:, None, None])
+        np.where(
+            fits & (area[:, None] == j), np.minimum(levels - 1, level[:, None, None] + depth), level[:, None, None]
+        )
         for j, level in enumerate(coverage)
     ]
     here = np.stack(coverage)[area].T  # (S, K)
     covered = np.where(depth > risk[:, None], 1.0, shallow * depth / (risk[:, None] + 1))
-    left = np.array([1.0, 0.63, 0.63])[here][..., None]
-    worth = np.array([0.48, 0.63, 1.0])
+    left = np.array([1.0, 0.64])[here][..., None]
+    worth = np.array([0.25, 0.64, 1.0])
     gain = points * covered * left * fits
     return DecisionProblem(
-        horizon=7,
+        horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((effort_budget, 0, 0, 0), (effort_budget + 1, levels, levels, levels))),
-        item_probability=_shares((0.34, 0.26, 0.40), (0.31, 0.32, 0.37), (0.68, 0.32)),
+        item_probability=_shares((0.39, 0.40, 0.21), (0.44, 0.32, 0.24), (0.26, 0.74)),
         next_state=np.ravel_multi_index((spent, *after), (effort_budget + 1, levels, levels, levels)),
         gain=gain * worth[risk][:, None],
         cost=np.where(fits, effort_price * units, overrun),
@@ -103,12 +105,14 @@ def _requirements(discount: float) -> DecisionProblem:
 def _generation(discount: float) -> DecisionProblem:
     """Kind of test per page: each page has a kind that finds most, and each kind saturates in a session."""
     calls, levels, kinds = 4, 3, 4
-    points, call_price, overrun = 45.0, 4.5, 9.0
+    points, call_price, overrun = 38.0, 5.4, 10.0
     budget, *saturation = _grid(calls + 1, levels, levels, levels, levels)
     page, faults = _grid(4, 3)  # form-heavy, stateful, rich in semantics, plain
     # What each kind of test finds on each kind of page, as a share of its faults: happy_path, boundary, negative, accessibility.
-    affinity = np.array([[0.4, 1.0, 0.4, 0.1], [0.4, 0.15, 1.0, 0.1], [0.25, 0.1, 0.15, 1.0], [0.83, 0.1, 0.1, 0.15]])
-    chance = np.array([0.1, 0.55, 0.97])[faults]
+    affinity = np.array(
+        [[0.23, 1.0, 0.26, 0.1], [0.23, 0.15, 1.0, 0.1], [0.14, 0.1, 0.15, 1.0], [0.74, 0.1, 0.1, 0.15]]
+    )
+    chance = np.array([0.15, 0.63, 1.0])[faults]
     units = np.array([0, 1, 1, 1, 1])
     fits = budget[:, None, None] >= units
     taken = np.arange(kinds + 1)
@@ -116,7 +120,7 @@ def _generation(discount: float) -> DecisionProblem:
         np.where(fits & (taken == kind + 1), np.minimum(levels - 1, level[:, None, None] + 1), level[:, None, None])
         for kind, level in enumerate(saturation)
     ]
-    fresh = np.array([1.0, 0.66, 0.14])[np.stack(saturation)].T  # (S, kinds)
+    fresh = np.array([1.0, 0.56, 0.03])[np.stack(saturation)].T  # (S, kinds)
 
     def gain(found: Floats) -> Floats:
         share = np.concatenate([np.zeros((len(page), 1)), found[page]], axis=1)
@@ -130,7 +134,7 @@ def _generation(discount: float) -> DecisionProblem:
         horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((calls, 0, 0, 0, 0), sizes)),
-        item_probability=_shares((0.24, 0.25, 0.31, 0.20), (0.45, 0.36, 0.19)),
+        item_probability=_shares((0.23, 0.30, 0.29, 0.18), (0.44, 0.19, 0.37)),
         next_state=np.broadcast_to(
             np.ravel_multi_index((np.where(fits, budget[:, None, None] - units, budget[:, None, None]), *after), sizes),
             shape,

@@ -1,7 +1,6 @@
 """What a day brings, whatever the agent does: items, noise and times of every episode. No decisions here."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -27,12 +26,18 @@ _NEW_FRAMEWORK_INDEX = len(FRAMEWORKS)
 
 @dataclass(frozen=True)
 class Regime:
-    """The world between two drifts: problem, exact solution, and the propensities (T, S, K, A) of the logging policy."""
+    """The world between two drifts.
+
+    Attributes:
+        propensities: (T, S, K, A) of the logging policy.
+        state_context: (S, C) float32, what the context shows of the state; zero in all other columns.
+    """
 
     drift: Drift | None
     problem: DecisionProblem
     solution: Solution
     propensities: Floats
+    state_context: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Day:
     Attributes:
         app, framework: (E,) indices into the fleet's apps and into `FRAMEWORK_NAMES`.
         item: (E, T) item kinds; test, requirement: (E, T) indices into the fleet, requirement -1 for none.
-        context: (E, T, C) float32 with the state's columns still zero.
+        context: (E, T, C) float32, zero in the columns that show the state.
         seconds: (E, T) since midnight, rising within an episode.
         gain_noise: (E, T) of mean 0 and standard deviation 1, bounded at sqrt(3).
         action_draw, label_draw: (E, T) uniform in 0..1; label_delay: (E, T) days, 1 to 3.
@@ -71,10 +76,6 @@ class World:
         self._base = problem_of(spec)
         self.horizon = self._base.horizon
         self.episodes_per_day = config.episodes_per_day(self.horizon)
-        names = [field.name for field in spec.context]
-        self.state_columns = np.array([names.index(name) for name in self._base.state_fields])
-        # (S, state columns), in the order of `state_columns`.
-        self.state_table = np.stack(list(self._base.state_fields.values()), axis=1).astype(np.float32)
         self._test_choices = self.fleet.test_choices(self._base.profile)
         # An agent without requirement text has decisions without requirement.
         self._requirement_choices = self.fleet.requirement_choices(self._base.profile) if spec.text_dimensions else None
@@ -84,17 +85,25 @@ class World:
         """Return the regime in force on `day`."""
         drift = self.config.drift_on(day)
         if drift not in self._regimes:
-            problem = drifted_problem(self._base, drift)
-            solution = solve(problem)
-            propensities = behaviour_probabilities(
-                problem,
-                solution,
-                exploration=self.config.exploration,
-                preferred=drift.behaviour_action if drift else 0,
-                preference=drift.behaviour_shift if drift else 0.0,
-            )
-            self._regimes[drift] = Regime(drift, problem, solution, propensities)
+            self._regimes[drift] = self._make_regime(drift)
         return self._regimes[drift]
+
+    def _make_regime(self, drift: Drift | None) -> Regime:
+        problem = drifted_problem(self._base, drift)
+        solution = solve(problem)
+        propensities = behaviour_probabilities(
+            problem,
+            solution,
+            exploration=self.config.exploration,
+            preferred=drift.behaviour_action if drift else 0,
+            preference=drift.behaviour_shift if drift else 0.0,
+        )
+        state_context = np.zeros((len(problem.gain), len(self.spec.context)), dtype=np.float32)
+        for column, field in enumerate(self.spec.context):
+            if field.name in problem.state_fields:
+                state_context[:, column] = problem.state_fields[field.name]
+        break_unit(state_context, self.spec, drift)
+        return Regime(drift, problem, solution, propensities, state_context)
 
     def day(self, day: int) -> Day:
         """Draw everything that `day` brings; the same numbers at every call."""
@@ -108,9 +117,6 @@ class World:
         requirement = np.full(shape, -1)
         if self._requirement_choices is not None:
             requirement = self._requirement_choices[app[:, None], item, choice]
-            if not regime.problem.profile_by_requirement:
-                pass
-            test = self.fleet.requirement_test[app[:, None], requirement]
         new = random.random(shape[0]) < (regime.drift.new_framework_share if regime.drift else 0.0)
         gaps = random.uniform(*_STEP_SECONDS, shape)
         first = random.random((shape[0], 1)) * (_DAY_SECONDS - _STEP_SECONDS[1] * self.horizon)
@@ -127,3 +133,32 @@ class World:
             label_draw=random.random(shape),
             label_delay=random.uniform(1.0, 3.0, shape),
         )
+
+    def _exogenous_context(
+        self, regime: Regime, app: Integers, item: Integers, random: np.random.Generator
+    ) -> NDArray[np.float32]:
+        problem = regime.problem
+        context = np.zeros((*item.shape, len(self.spec.context)), dtype=np.float32)
+        for column, field in enumerate(self.spec.context):
+            if field.name in problem.item_fields:
+                shown = problem.item_fields[field.name]
+                jitter = shown.jitter * (2 * random.random(item.shape) - 1) if shown.jitter else 0.0
+                context[..., column] = np.clip(shown.level[item] + jitter, field.low, field.high)
+            elif field.name in problem.side_fields:
+                context[..., column] = _side_values(problem.side_fields[field.name], column, app, item, random)
+            elif field.name == "steps_left":
+                context[..., column] = 1.0 - np.arange(self.horizon) / self.horizon
+        break_unit(context, self.spec, regime.drift)
+        return context
+
+
+def _side_values(field: SideField, column: int, app: Integers, item: Integers, random: np.random.Generator) -> Floats:
+    # A fixed position of every app for every field: a cosine of the two is as good as a table.
+    position = np.cos(1.7 * app + 2.3 * column)
+    values = field.base + field.app_spread * position[:, None] + field.spread * (2 * random.random(item.shape) - 1)
+    if field.about is not None:
+        values = values + field.slope * field.about[item]
+    values = np.clip(values, 0.0, 1.0)
+    if field.quantum is not None:
+        values = np.floor(values * field.quantum + random.random(item.shape)) / field.quantum
+    return values

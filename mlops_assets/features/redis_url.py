@@ -1,0 +1,33 @@
+"""A Redis URL in the form that Feast's online store reads."""
+
+from urllib.parse import unquote, urlsplit
+
+from mlops_assets.foundation.errors import SettingsError
+
+_DEFAULT_PORT = 6379
+
+
+def redis_connection_string(url: str) -> str:
+    """Turn a Redis URL into Feast's form, `host:port,db=0,password=...`.
+
+    Raises:
+        SettingsError: not a Redis URL, or a password that Feast's form cannot hold; the password is not shown.
+    """
+    form = "redis://[user:password@]host[:port][/db]"
+    parts = urlsplit(url)
+    database = parts.path.strip("/") or "0"
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
+        raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}, or rediss:// for TLS")
+    options = {"db": database}
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    if parts.scheme == "rediss":
+        options["ssl"] = "true"
+    if any("," in value for value in options.values()):
+        raise SettingsError(
+            f"the Redis user or password of host {parts.hostname!r} has a comma, which Feast cannot take"
+        )
+    head = f"{parts.hostname}:{parts.port or _DEFAULT_PORT}"
+    return ",".join([head, *(f"{name}={value}" for name, value in options.items())])

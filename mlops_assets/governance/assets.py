@@ -1,0 +1,62 @@
+"""The asset of this room: the recorded decision on a version."""
+
+import dagster as dg
+
+from mlops_assets.experiences.assets import OWNERS
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
+from mlops_assets.foundation.resources import Platform
+from mlops_assets.governance.decisions import RecordedDecision, record_decision
+from mlops_assets.governance.policy import Evidence, evaluate_for_approval
+from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_of
+
+
+@dg.asset(
+    group_name="governance",
+    owners=OWNERS,
+    kinds={"sqlite", "mlflow"},
+    partitions_def=AGENT_PARTITIONS,
+    deps=[registered_model, model_card],
+    description="Approved, requires_review or rejected, with risk and reasons, bound to the evidence and audited.",
+)
+def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+    """Judge the version by the policy profile, record the decision, and apply it to the registry."""
+
+    def decide(spec: AgentSpec) -> Outcome:
+        registry = model_registry(platform)
+        record = platform.record("registered_model", spec.name, context.run.run_id)
+        report = report_of(context, platform, spec)
+        recorded = record_decision(
+            registry.version(spec.registered_model, record["semver"]),
+            evaluate_for_approval(Evidence.from_report(report), platform.profile.governance),
+            evidence_hash=report.evidence_hash,
+            engine=platform.engine,
+            registry=registry,
+            clock=platform.clock,
+        )
+        context.log.info(f"{spec.name} {recorded.semver}: {recorded.status}, {_summary(recorded)}")
+        facts = {
+            "model_name": recorded.model_name,
+            "semver": recorded.semver,
+            "status": recorded.status,
+            "risk": recorded.risk,
+            "outcome": recorded.outcome,
+            "recorded_now": recorded.recorded,
+            "evidence_hash": recorded.evidence_hash,
+        }
+        return Outcome(
+            record={**facts, "summary": _summary(recorded)},
+            version=f"{recorded.model_name}-{recorded.semver}-{recorded.status}",
+            metadata={**facts, "reasons": "; ".join(recorded.reasons)},
+        )
+
+    return each_agent(context, platform, decide)
+
+
+def _summary(recorded: RecordedDecision) -> str:
+    became = {"champion": "champion now", "challenger": "challenger now", "unchanged": "decided before"}
+    words = became.get(recorded.outcome, "")
+    return "; ".join([*([words] if words else []), f"{recorded.risk} risk", *recorded.reasons])
+
+
+GOVERNANCE_ASSETS = [approval]

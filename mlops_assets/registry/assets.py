@@ -1,0 +1,116 @@
+"""Assets of this room: the registered version of an evaluated run, and its model card."""
+
+import dagster as dg
+
+from mlops_assets.evaluation.assets import validation_report
+from mlops_assets.evaluation.report import REPORT_JSON, ValidationReport, read_report, summary_metrics
+from mlops_assets.experiences.assets import OWNERS
+from mlops_assets.experiences.snapshots import open_snapshot
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
+from mlops_assets.foundation.resources import Platform
+from mlops_assets.foundation.trigger import TriggerReason
+from mlops_assets.registry.model_card import TrainingFacts, build_model_card, save_model_card, to_yaml
+from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets.registry.registration import Candidate
+
+GROUP = "registry"
+_STATUS = {"pass": "passed", "fail": "failed", "insufficient_data": "insufficient_data"}
+
+
+def model_registry(platform: Platform) -> ModelRegistry:
+    """Return the registry of the platform."""
+    return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock)
+
+
+def report_of(context: dg.AssetExecutionContext, platform: Platform, spec: AgentSpec) -> ValidationReport:
+    """Return the validation report of this run, else the newest one."""
+    run_id = platform.record("validation_report", spec.name, context.run.run_id)["run_id"]
+    return read_report(platform.paths.reports(spec.name) / run_id / REPORT_JSON)
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"mlflow"},
+    partitions_def=AGENT_PARTITIONS,
+    deps=[validation_report],
+    description="The evaluated run as one version in the registry, with a semantic version of its own.",
+)
+def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+    """Register the run exactly once; the same training again gives the version that is there."""
+    reason = TriggerReason.from_tags(context.run.tags)
+
+    def register(spec: AgentSpec) -> Outcome:
+        report = report_of(context, platform, spec)
+        version = model_registry(platform).register(
+            Candidate(
+                run_id=report.identity.run_id,
+                training_hash=report.identity.training_hash,
+                data_hash=report.identity.data_hash,
+                description=f"{reason.trigger_type}: {reason.reason}",
+                user=f"dagster:{context.run.job_name}",
+                validation_status=_STATUS[report.verdict],
+                metrics=summary_metrics(report),
+                tags=reason.model_dump(),
+            ),
+            spec,
+        )
+        done = "registered" if version.created else "nothing changed since, so nothing was registered: it is"
+        context.log.info(f"{spec.name}: {done} {version.model_name} {version.semver}")
+        facts = {
+            "model_name": version.model_name,
+            "semver": version.semver,
+            "mlflow_version": version.mlflow_version,
+            "run_id": version.run_id,
+            "created": version.created,
+        }
+        return Outcome(record=facts, version=f"{version.model_name}-{version.semver}", metadata=facts)
+
+    return each_agent(context, platform, register)
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"yaml"},
+    partitions_def=AGENT_PARTITIONS,
+    deps=[registered_model],
+    description="What a user of the version should know before relying on it, generated from its run's data.",
+)
+def model_card(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+    """Write the card of the registered version."""
+
+    def write(spec: AgentSpec) -> Outcome:
+        report = report_of(context, platform, spec)
+        registered = platform.record("registered_model", spec.name, context.run.run_id)
+        version = model_registry(platform).version(spec.registered_model, registered["semver"])
+        snapshot = open_snapshot(spec.name, version.data_hash, paths=platform.paths, engine=platform.engine)
+        card = build_model_card(
+            spec,
+            version,
+            report,
+            TrainingFacts(
+                framework=_framework(),
+                data_source=snapshot.source,
+                first_event=snapshot.first_event,
+                last_event=snapshot.last_event,
+            ),
+        )
+        path = save_model_card(card, platform.paths.reports(spec.name) / report.identity.run_id)
+        return Outcome(
+            record={"path": str(path), "semver": version.semver},
+            version=f"{version.model_name}-{version.semver}",
+            metadata={"file": dg.MetadataValue.path(path), "card": dg.MetadataValue.md(f"```yaml\n{to_yaml(card)}```")},
+        )
+
+    return each_agent(context, platform, write)
+
+
+def _framework() -> str:
+    from importlib.metadata import version
+
+    return f"PyTorch {version('torch')}"
+
+
+REGISTRY_ASSETS = [registered_model, model_card]

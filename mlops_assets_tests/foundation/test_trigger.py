@@ -1,0 +1,55 @@
+"""Why a run runs: the reason survives the way through run tags, and nonsense in tags is refused by name."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.trigger import REASON_TAG, TRIGGER_TAG, TriggerReason, TriggerType
+
+_REASONS = st.text(min_size=1, max_size=500).filter(lambda text: text != "started by hand")
+
+
+@given(st.sampled_from(get_args(TriggerType)), _REASONS)
+def test_tags_carry_the_reason(kind: TriggerType, text: str) -> None:
+    """The model card would name another cause than the one that started the run."""
+    reason = TriggerReason(trigger_type=kind, reason=text)
+    assert TriggerReason.from_tags({**reason.tags(), "dagster/partition": "generation"}) == reason
+
+
+def test_without_tags_the_run_was_started_by_hand() -> None:
+    """A run from the command line has no tags, and a reason of None broke the parameters' log."""
+    assert TriggerReason.from_tags({}) == TriggerReason() == TriggerReason(trigger_type="manual")
+    assert TriggerReason().tags() == {"mlops/trigger_type": "manual", "mlops/reason": "started by hand"}
+    assert TriggerReason.from_tags({REASON_TAG: "new reports"}).reason == "new reports"
+
+
+@pytest.mark.parametrize("tags", [{}, {REASON_TAG: ""}, {REASON_TAG: "started by hand"}])
+def test_an_automatic_run_never_claims_to_be_started_by_hand(tags: dict[str, str]) -> None:
+    """Somebody sets only the type over the job's own tags: cause and type would contradict each other."""
+    reason = TriggerReason.from_tags({**tags, TRIGGER_TAG: "drift"})
+    assert (reason.trigger_type, reason.reason) == ("drift", "started by drift, no reason given")
+    with pytest.raises(ValidationError, match="a run started by drift needs a reason of its own"):
+        TriggerReason(trigger_type="drift")
+
+
+def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+    """A typed-in `Drift` would be logged as a cause of its own and be missing from every count by cause."""
+    with pytest.raises(InputError, match=r"mlops/trigger_type='Drift' is unknown; use one of: manual, schedule, drift"):
+        TriggerReason.from_tags({TRIGGER_TAG: "Drift"})
+
+
+def test_an_endless_reason_is_refused_by_length() -> None:
+    """A whole log pasted into a tag goes on into MLflow and the model card, whose limits are met hours later."""
+    assert len(TriggerReason.from_tags({REASON_TAG: "x" * 500}).reason) == 500
+    with pytest.raises(InputError, match="mlops/reason has 501 characters; use at most 500"):
+        TriggerReason.from_tags({REASON_TAG: "x" * 501})
+
+
+def test_a_misspelt_field_is_refused() -> None:
+    """A sensor that passes `cause=` would start runs without a reason."""
+    with pytest.raises(ValidationError, match="cause"):
+        TriggerReason(trigger_type="drift", cause="PSI 0.4")  # type: ignore[call-arg]

@@ -1,0 +1,200 @@
+"""The approval policy: every rule of it, and which of two wins."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_assets.evaluation.gates import Gate, Layer, Verdict
+from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.governance.policy import Decision, Evidence, evaluate_for_approval
+
+POLICY = load_profile("aiwebtest").governance
+
+
+def a_gate(name: str, layer: Layer, verdict: Verdict) -> Gate:
+    return Gate(
+        name=name, layer=layer, value=1.0, comparison=">=", threshold=0.0, verdict=verdict, reason=f"{name} {verdict}"
+    )
+
+
+def evidence(**changes: object) -> Evidence:
+    """A candidate that is 4 % better than a champion at 0.90."""
+    passing = (
+        a_gate("accuracy", "absolute", "pass"),
+        a_gate("security_findings", "security", "pass"),
+        a_gate("max_slice_gap_points", "slices", "pass"),
+        a_gate("accuracy_gain_over_champion_low", "champion", "pass"),
+    )
+    values: dict[str, object] = {
+        "accuracy": 0.936,
+        "latency_p95_ms": 45.0,
+        "architecture_change": False,
+        "champion_version": "1.0.0",
+        "champion_accuracy": 0.90,
+        "improvement_percent": 4.0,
+        "accuracy_drop": 0.0,
+        "gates": passing,
+        "evidence_hash": "e",
+    }
+    return Evidence.model_validate({**values, **changes})
+
+
+def first(**changes: object) -> Evidence:
+    """A first version."""
+    nobody = {"champion_version": None, "champion_accuracy": None, "improvement_percent": None, "accuracy_drop": None}
+    return evidence(**{**nobody, "gates": evidence().gates[:3], **changes})
+
+
+def with_gate(name: str, verdict: Verdict) -> tuple[Gate, ...]:
+    return tuple(
+        g.model_copy(update={"verdict": verdict, "reason": f"{name} {verdict}"}) if g.name == name else g
+        for g in evidence().gates
+    )
+
+
+def judge(found: Evidence) -> Decision:
+    return evaluate_for_approval(found, POLICY)
+
+
+def test_a_better_candidate_is_approved() -> None:
+    """Automation that approves nothing is no automation."""
+    decision = judge(evidence())
+    assert (decision.status, decision.risk) == ("approved", "low")
+    assert decision.reasons == ("low risk, and every check holds",)
+    assert {check.name for check in decision.checks} >= {"governance_accuracy", "governance_improvement_percent"}
+
+
+def test_a_first_version_is_judged_absolutely() -> None:
+    """Without a champion there used to be an IndexError, or a division by zero."""
+    decision = judge(first())
+    assert decision.status == "approved"
+    assert "first version" in decision.reasons[0]
+    assert not any(check.layer == "champion" for check in decision.checks)
+    assert judge(first(accuracy=0.89)).status == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"accuracy": 0.90, "improvement_percent": 2.0}, "approved"),
+        ({"accuracy": 0.8999, "improvement_percent": 2.0}, "rejected"),
+        ({"latency_p95_ms": 100.0}, "approved"),
+        ({"latency_p95_ms": 100.01}, "rejected"),
+        ({"improvement_percent": 1.99}, "rejected"),
+        ({"accuracy_drop": 0.05, "improvement_percent": -5.0}, "rejected"),
+        ({"accuracy_drop": 0.0501, "improvement_percent": -5.0}, "requires_review"),
+    ],
+)
+def test_limits_are_inclusive(changes: dict[str, object], status: str) -> None:
+    """A limit that excludes its own value contradicts the policy text."""
+    assert judge(evidence(**changes)).status == status
+
+
+def test_a_large_drop_goes_to_people() -> None:
+    """Judged by improvement first, every drop was rejected and the review rule was dead."""
+    decision = judge(evidence(accuracy=0.91, champion_accuracy=0.98, accuracy_drop=0.07, improvement_percent=-7.1))
+    assert (decision.status, decision.risk) == ("requires_review", "high")
+    assert decision.reasons == ("high risk: accuracy is 7.0 points below the champion's, more than 5.0",)
+
+
+def test_a_new_architecture_goes_to_people_unless_the_policy_says_otherwise() -> None:
+    """However good its figures, another network has unknown failure modes."""
+    assert (judge(evidence(architecture_change=True)).status) == "requires_review"
+    tolerant = POLICY.model_copy(update={"high_risk_new_architecture": False})
+    assert evaluate_for_approval(evidence(architecture_change=True), tolerant).status == "approved"
+
+
+@pytest.mark.parametrize("changes", [{"accuracy": 0.85}, {"latency_p95_ms": 250.0}])
+def test_no_risk_excuses_a_failed_absolute_check(changes: dict[str, object]) -> None:
+    """A review must not be asked for a model that may not be approved at all."""
+    decision = judge(evidence(**changes, architecture_change=True))
+    assert (decision.status, decision.risk) == ("rejected", "high")
+    assert any("architecture" in reason for reason in decision.reasons)
+
+
+def test_a_security_finding_rejects() -> None:
+    """A file that runs code when it is loaded is nothing to vote on."""
+    decision = judge(evidence(gates=with_gate("security_findings", "fail")))
+    assert decision.status == "rejected"
+    assert decision.reasons == ("security_findings fail",)
+
+
+def test_a_slice_gap_goes_to_people() -> None:
+    """An 87 % slice under a 93 % average was called no significant bias."""
+    decision = judge(evidence(gates=with_gate("max_slice_gap_points", "fail")))
+    assert (decision.status, decision.reasons) == ("requires_review", ("max_slice_gap_points fail",))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "max_slice_gap_points", "accuracy_gain_over_champion_low"])
+def test_too_little_data_is_never_an_approval(name: str) -> None:
+    """Unknown is not zero, and it is not good either."""
+    decision = judge(evidence(gates=with_gate(name, "insufficient_data")))
+    assert decision.status == "requires_review"
+    assert f"{name} insufficient_data" in decision.reasons
+
+
+def test_missing_figures_are_never_an_approval() -> None:
+    """An accuracy that nobody measured must not compare as anything."""
+    assert judge(evidence(accuracy=None)).status == "requires_review"
+    assert judge(first(latency_p95_ms=None)).status == "requires_review"
+    assert judge(evidence(improvement_percent=None)).status == "requires_review"
+
+
+def test_better_by_chance_only_is_rejected() -> None:
+    """An improvement whose interval reaches below zero is a coin that fell well."""
+    assert judge(evidence(gates=with_gate("accuracy_gain_over_champion_low", "fail"))).status == "rejected"
+
+
+def test_a_champion_that_is_never_right() -> None:
+    """Over an accuracy of 0 there is no percentage to demand."""
+    decision = judge(evidence(champion_accuracy=0.0, improvement_percent=None))
+    assert decision.status == "approved"
+
+
+def test_people_can_keep_every_approval() -> None:
+    """With auto-approval off even a perfect candidate waits."""
+    manual = POLICY.model_copy(update={"auto_approve_low_risk": False})
+    decision = evaluate_for_approval(evidence(), manual)
+    assert (decision.status, decision.risk) == ("requires_review", "low")
+
+
+@given(
+    accuracy=st.none() | st.floats(0, 1),
+    latency=st.none() | st.floats(0, 1000),
+    improvement=st.none() | st.floats(-100, 100),
+    drop=st.none() | st.floats(0, 1),
+    change=st.booleans(),
+    verdicts=st.tuples(*[st.sampled_from(["pass", "fail", "insufficient_data"])] * 4),
+)
+def test_approval_means_that_everything_is_known_and_holds(
+    accuracy: float | None,
+    latency: float | None,
+    improvement: float | None,
+    drop: float | None,
+    *,
+    change: bool,
+    verdicts: tuple[Verdict, ...],
+) -> None:
+    """Whatever combination comes, nothing slips through between two rules, and every decision has a reason."""
+    gates = tuple(g.model_copy(update={"verdict": v}) for g, v in zip(evidence().gates, verdicts, strict=True))
+    decision = judge(
+        evidence(
+            accuracy=accuracy,
+            latency_p95_ms=latency,
+            improvement_percent=improvement,
+            accuracy_drop=drop,
+            architecture_change=change,
+            gates=gates,
+        )
+    )
+    assert decision.reasons
+    if decision.status == "approved":
+        assert accuracy is not None
+        assert accuracy >= POLICY.min_accuracy
+        assert latency is not None
+        assert latency <= POLICY.max_latency_ms
+        assert improvement is not None
+        assert improvement >= POLICY.min_improvement_percent
+        assert not change
+        assert set(verdicts) == {"pass"}
+        assert (drop or 0.0) <= POLICY.high_risk_accuracy_drop
