@@ -1,5 +1,6 @@
 """Fixtures of the rooms that read MLflow: a real SQLite store with real small models, filled once per process."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from mlops_assets.foundation.tables import DecisionRecord
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import Candidate
+from mlops_assets.training.tracking import TrainingTracker
 
 SPEC = agent_spec("requirements")
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,6 +52,27 @@ class MlflowRuns:
         return Candidate(**{**values, **changes}, metrics={"accuracy": 0.9 + index / 100}, tags={"git_sha": "abc"})
 
 
+def write_constant_policy(path: Path, *, actions: int, value: float) -> None:
+    """Write an exported policy that gives every action the same value, in every state."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    size = len(SPEC.state_fields)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["states", "weight", "bias"], ["q_values"])],
+        SPEC.registered_model,
+        [helper.make_tensor_value_info("states", TensorProto.FLOAT, ["batch", size])],
+        [helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["batch", actions])],
+        [
+            numpy_helper.from_array(np.zeros((size, actions), dtype=np.float32), "weight"),
+            numpy_helper.from_array(np.full(actions, value, dtype=np.float32), "bias"),
+        ],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    facts = {"actions": list(range(actions)), "state_fields": SPEC.state_fields, "weights_hash": f"constant-{value}"}
+    helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
+    save(model, str(path))
+
+
 @dataclass
 class _Store:
     """The template: one run per call, logged through MLflow's own API."""
@@ -75,8 +98,6 @@ class _Store:
         status: str = "FINISHED",
         fill: float = 1.0,
     ) -> str:
-        import mlflow
-        import torch
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -84,18 +105,11 @@ class _Store:
         for name, value in (metrics or {}).items():
             client.log_metric(run_id, name, value)
         if actions is not None:
-            network = torch.nn.Linear(len(SPEC.state_fields), actions)
-            with torch.no_grad():
-                network.weight.fill_(fill)
-                network.bias.fill_(fill)
-            mlflow.set_tracking_uri(self.uri)
-            with mlflow.start_run(run_id=run_id):
-                mlflow.pytorch.log_model(
-                    network,
-                    name="model",
-                    input_example=np.zeros((2, len(SPEC.state_fields)), dtype=np.float32),
-                    pip_requirements=["torch"],
-                )
+            policy = self.folder / f"{run_id}.onnx"
+            write_constant_policy(policy, actions=actions, value=fill)
+            states = np.zeros((2, len(SPEC.state_fields)), dtype=np.float32)
+            values = np.full((2, actions), fill, dtype=np.float32)
+            TrainingTracker(self.uri).log_model(run_id, policy, SPEC, states, values)
         client.set_terminated(run_id, status)
         return run_id
 

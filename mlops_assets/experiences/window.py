@@ -5,7 +5,9 @@ Works part by part on the columns it needs; rows are copied only where a part is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -51,10 +53,9 @@ def select_window(folders: StoreFolders, *, max_rows: int, max_days: int | None,
     """
     earliest = None if max_days is None else as_of - timedelta(days=max_days)
     stored = list_parts(folders.decisions)
-    parts = _newest(stored, max_rows, earliest)
+    parts, columns = _newest(stored, max_rows, earliest)
     if not parts:
         return None
-    columns = [read_part(part, ("experience_id", "episode_id", "step", "event_time")) for part in parts]
     keep = _first_of_each_id(columns)
     complete = len(parts) == len(stored)
     on_first_day = earliest is not None and parts[0].day == earliest.astimezone(UTC).date()
@@ -78,17 +79,27 @@ def select_window(folders: StoreFolders, *, max_rows: int, max_days: int | None,
     )
 
 
-def _newest(parts: Sequence[Part], max_rows: int, earliest: datetime | None) -> list[Part]:
-    """The parts of the newest days that can hold the window."""
+def _newest(parts: Sequence[Part], max_rows: int, earliest: datetime | None) -> tuple[list[Part], list[pa.Table]]:
+    """The parts of the newest days that hold `max_rows` decisions of whole episodes, and the columns to choose by."""
+    first_day = date.min if earliest is None else earliest.astimezone(UTC).date()
     chosen: list[Part] = []
-    total = 0
-    for part in reversed(parts):
-        full_day_taken = total >= max_rows and part.day < chosen[-1].day
-        if full_day_taken or (earliest is not None and part.day < earliest.astimezone(UTC).date()):
+    columns: list[pa.Table] = []
+    for day, same_day in groupby(reversed(parts), key=attrgetter("day")):
+        if day < first_day or _whole_rows(columns, max_rows) >= max_rows:
             break
-        chosen.append(part)
-        total += part.rows
-    return chosen[::-1]
+        for part in same_day:
+            chosen.insert(0, part)
+            columns.insert(0, read_part(part, ("experience_id", "episode_id", "step", "event_time")))
+    return chosen, columns
+
+
+def _whole_rows(columns: Sequence[pa.Table], max_rows: int) -> int:
+    """Count the decisions of episodes whose first step was read: the others began earlier, so they are older."""
+    if sum(table.num_rows for table in columns) < max_rows:
+        return 0
+    rows = pa.concat_tables(table.select(["episode_id", "step"]) for table in columns)
+    begun = pc.unique(rows["episode_id"].filter(pc.equal(rows["step"], 0)))
+    return int(_in(rows["episode_id"], begun).sum())
 
 
 def _first_of_each_id(tables: Sequence[pa.Table]) -> list[Mask]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +20,6 @@ Int64 = NDArray[np.int64]
 def day_number(day: date) -> int:
     """Days since 1970-01-01."""
     return (day - _EPOCH).days
-
-
-def day_of(number: int) -> date:
-    """The inverse of `day_number`."""
-    return _EPOCH + timedelta(days=number)
-
-
-def day_start(number: int) -> datetime:
-    """Start of a day in UTC."""
-    return datetime.combine(day_of(number), datetime.min.time(), tzinfo=UTC)
 
 
 def encode(column: pa.ChunkedArray) -> tuple[Int64, pa.Array]:

@@ -4,7 +4,8 @@ Measured with Feast 0.67, and made up for here: online reads do not enforce the 
 overwrite a newer one, incremental materialisation misses late rows, historical retrieval returns rows in any order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -194,7 +195,6 @@ class FeatureStoreAdapter:
 
     def _materialize(self, view: ViewSpec, as_of: datetime, start: datetime) -> Materialization:
         registered = self._registered(view)
-        self._feast.refresh_registry()
         newest = newest_rows(view, read_rows(self._paths, view, start=start, end=as_of))
         online = self._online_times(view, newest[view.key])
         fresh = newest.filter(pa.array(microseconds(newest[EVENT_TIMESTAMP]) >= online))
@@ -237,7 +237,6 @@ class FeatureStoreAdapter:
         """
         for view in VIEWS:
             self._registered(view)
-        self._feast.refresh_registry()
         frame = entities.select(["test_id", "agent_id", "event_time"]).to_pandas()
         frame = frame.rename(columns={"event_time": EVENT_TIMESTAMP}).assign(row=np.arange(len(frame)))
         references = [f"{view.name}:{feature.name}" for view in VIEWS for feature in view.features]
@@ -290,34 +289,28 @@ class FeatureStoreAdapter:
         return values, np.where(times > 0, times, -1)
 
     def _ask_online(self, view: ViewSpec, keys: list[str], features: list[str]) -> dict[str, list[Any]]:
-        from feast.errors import FeatureViewNotFoundException
-
         references = [f"{view.name}:{feature}" for feature in features]
-
-        def ask() -> dict[str, list[Any]]:
+        with self._unregistered_is_not_ready():
             answer = self._feast.get_online_features(references, {view.key: keys}, full_feature_names=True)
-            return dict(answer.to_dict(include_event_timestamps=True))
-
-        try:
-            return ask()
-        except FeatureViewNotFoundException:
-            # The registry's copy in memory may be older than another process's `apply`.
-            self._registered(view)
-            self._feast.refresh_registry()
-            return ask()
+        return dict(answer.to_dict(include_event_timestamps=True))
 
     def _registered(self, view: ViewSpec) -> "FeatureView":
+        with self._unregistered_is_not_ready():
+            return self._feast.registry.get_feature_view(view.name, PROJECT)
+
+    @contextmanager
+    def _unregistered_is_not_ready(self) -> Iterator[None]:
         from feast.errors import FeatureViewNotFoundException
 
         try:
-            return self._feast.registry.get_feature_view(view.name, PROJECT, allow_cache=False)
-        except FeatureViewNotFoundException:
+            yield
+        except FeatureViewNotFoundException as error:
             raise NotReadyError(
-                f"feature view {view.name} is not registered in {self._paths.features}: materialise the feature assets "
-                "first, or run `feast -c feature_repo apply`"
+                f"{error} in {self._paths.features}: materialise the feature assets first, or run "
+                "`feast -c feature_repo apply`"
             ) from None
 
-    def _locked(self) -> Any:
+    def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")
 
 

@@ -1,7 +1,7 @@
 """Registered models, read: versions, who is champion, loading and comparing. Nothing is changed here."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
@@ -11,6 +11,9 @@ from mlops_assets.registry.comparison import VersionComparison, compare_metrics
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.registration import RegisteredVersion, Stage, registered_version
 from mlops_assets.registry.version_records import numbered_record, version_record, version_records
+
+if TYPE_CHECKING:
+    from mlops_assets.training.policy import GreedyPolicy
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -52,8 +55,8 @@ class ModelCatalogue:
         """Return the highest version in a stage, or None."""
         return next((version for version in self.versions(model_name) if version.stage == stage), None)
 
-    def load_production_model(self, model_name: str) -> Any:
-        """Load the champion as a torch module, states (N, D) to action values (N, A).
+    def load_production_model(self, model_name: str) -> "GreedyPolicy":
+        """Load the champion's policy, states (N, D) to action values (N, A).
 
         Raises:
             NotReadyError: there is no champion yet.
@@ -63,8 +66,8 @@ class ModelCatalogue:
             raise NotReadyError(f"{model_name} has no champion yet; run the job model_lifecycle for its agent first")
         return self._store.load(model_name, champion.mlflow_version)
 
-    def load_specific_version(self, model_name: str, version: str) -> Any:
-        """Load one version as a torch module.
+    def load_specific_version(self, model_name: str, version: str) -> "GreedyPolicy":
+        """Load one version's policy.
 
         Raises:
             InputError: no such version, or its artifacts are gone.
@@ -77,7 +80,7 @@ class ModelCatalogue:
         first: str,
         second: str,
         *,
-        measure: Callable[[Any], Mapping[str, float]] | None = None,
+        measure: Callable[["GreedyPolicy"], Mapping[str, float]] | None = None,
     ) -> VersionComparison:
         """Compare two versions, by default with the metrics of their MLflow runs.
 

@@ -4,12 +4,11 @@ Every call goes through a client with explicit URIs; MLflow's global state is ne
 deprecated, so the lifecycle lives in aliases and in the version tag `stage`.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
+    from mlops_assets.training.policy import GreedyPolicy
+
 MODEL_ARTIFACT = "model"
 SEMVER_TAG = "semantic_version"
 STAGE_TAG = "stage"
@@ -28,8 +29,7 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _INVALID = "INVALID_PARAMETER_VALUE"
 _PROBE_ROWS = 3
-# torch.export keeps the model that it deserialises in a global: two threads that load at once both fail.
-_LOADING = threading.Lock()
+_FLAVOUR = "onnx"
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class MlflowStore:
             for key, value in tags.items():
                 client.set_model_version_tag(model_name, number, key, value)
 
-    def load(self, model_name: str, number: str) -> Any:
-        """Load one version as a torch module: `module(states (N, D) float32 tensor) -> (N, A)`.
+    def load(self, model_name: str, number: str) -> "GreedyPolicy":
+        """Load one version's policy: states (N, D) to action values (N, A), float32.
 
         Raises:
             InputError: there is no such version, or its artifacts cannot be loaded.
@@ -176,7 +176,7 @@ class MlflowStore:
                 if error.error_code != _ABSENT:
                     raise
                 raise InputError(f"MLflow has no version {number} of {model_name}") from error
-        return self._load(uri)[1]
+        return self._load(uri)
 
     @contextmanager
     def _mlflow(self) -> Iterator["MlflowClient"]:
@@ -205,34 +205,31 @@ class MlflowStore:
                 f"MLflow at {self.tracking_uri} has no run {run_id!r}; train first, or check MLFLOW_TRACKING_URI"
             ) from error
 
-    def _load(self, uri: str) -> tuple[Path, Any]:
+    def _load(self, uri: str) -> "GreedyPolicy":
+        """Fetch a logged model and open it; ONNX runs no code of the file, so nothing is unpickled."""
         import mlflow.artifacts
-        import mlflow.pytorch
+        from mlflow.models import Model
+
+        from mlops_assets.training.policy import GreedyPolicy
 
         try:
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri)
-            with _LOADING:
-                return Path(folder), mlflow.pytorch.load_model(folder)
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
+            flavours = Model.load(str(folder)).flavors
         except Exception as error:
             raise InputError(f"the model at {uri} cannot be loaded ({error}); train again") from error
+        if _FLAVOUR not in flavours:
+            raise InputError(f"the model at {uri} is {', '.join(sorted(flavours))}, expected {_FLAVOUR}; train again")
+        return GreedyPolicy.from_onnx(folder / flavours[_FLAVOUR]["data"])
 
     def _probe(self, uri: str, actions: int) -> int:
-        import mlflow.models
-        import torch
-
-        folder, module = self._load(uri)
-        signature = mlflow.models.Model.load(str(folder)).signature
-        if signature is None:
-            raise InputError(f"the model at {uri} has no signature; log it with an input example")
-        size = int(signature.inputs.inputs[0].shape[-1])
-        with torch.no_grad():
-            values = np.asarray(module(torch.zeros((_PROBE_ROWS, size), dtype=torch.float32)))
+        policy = self._load(uri)
+        values = policy.q_values(np.zeros((_PROBE_ROWS, policy.state_size), dtype=np.float32))
         if values.shape != (_PROBE_ROWS, actions) or not np.isfinite(values).all():
             raise InputError(
                 f"the model at {uri} answers {values.shape} instead of {(_PROBE_ROWS, actions)} finite numbers; "
                 "it belongs to another agent, or its training diverged"
             )
-        return size
+        return policy.state_size
 
 
 def _logged_model(client: "MlflowClient", run: "Run") -> "LoggedModel":

@@ -193,7 +193,9 @@ class ModelRegistry(ModelCatalogue):
             raise InputError(
                 f"tags {', '.join(sorted(owned))} follow from the version's life; promote or roll back instead"
             )
-        self._store.set_tags(model_name, self.version(model_name, version).mlflow_version, tags)
+        # Under the model's lock: of two writers of one new tag, MLflow lets the second one fail.
+        with self._changing(model_name) as session:
+            self._store.set_tags(model_name, mlflow_number(version_record(session, model_name, version)), tags)
 
     def archive(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
         """Retire a version that is not champion. A second call changes nothing.

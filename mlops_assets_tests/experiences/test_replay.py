@@ -248,9 +248,8 @@ def test_contexts_stay_within_the_catalogue_s_ranges(history: pa.Table) -> None:
     low, high = np.array([f.low for f in SPEC.context]), np.array([f.high for f in SPEC.context])
     assert (states >= low).all()
     assert (states <= high).all()
-    varying = [name for name, column in zip(FIELDS, states.T, strict=True) if np.ptp(column) > 0]
-    unknown = {"ui_complexity_score", "historical_test_coverage", "previous_agent_confidence"}
-    assert set(FIELDS) - set(varying) == unknown | {"recency"} - set(varying)
+    constant = {name for name, column in zip(FIELDS, states.T, strict=True) if np.ptp(column) == 0}
+    assert constant == {"ui_complexity_score", "historical_test_coverage", "previous_agent_confidence"}
 
 
 def test_the_context_follows_the_decisions() -> None:
@@ -327,13 +326,10 @@ def test_the_same_seed_gives_the_same_tables_and_another_one_does_not(history: p
     other, _ = collect(HistoryReplay(history, ReplayConfig(passes=2, seed=1)))
     assert first.equals(again)
     assert not first["action"].equals(other["action"])
-    assert len(set(zip(first["test_id"].to_pylist(), first["step"].to_pylist(), strict=True))) > len(
-        set(first["test_id"].to_pylist())
-    )
 
 
 def test_reading_on_from_a_cursor_gives_exactly_the_rest(history: pa.Table) -> None:
-    """A cursor that repeats or drops a cycle breaks incremental snapshots; older episodes must not depend on newer rows."""
+    """A cursor that repeats or drops a cycle breaks incremental snapshots, as would episodes that newer rows change."""
     source = HistoryReplay(history)
     batches = list(source.batches(SPEC, None))
     known = history.filter(pa.array([int(name) <= 20 for name in history["cycle_id"].to_pylist()]))

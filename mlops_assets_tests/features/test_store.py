@@ -200,12 +200,20 @@ def test_other_urls_are_refused_without_showing_the_password(url: str, paths: Ar
 
 def test_a_reader_that_started_first_sees_a_later_apply(paths: ArtifactPaths) -> None:
     """A server that came up before the first lifecycle answers "not registered" until its registry copy expires."""
-    early = FeatureStoreAdapter(paths)
-    pairs = pa.table({"test_id": ["t1"], "agent_id": ["a1"]})
+    early, lifecycle = FeatureStoreAdapter(paths), FeatureStoreAdapter(paths)
+    asked = entities([("t1", "a1", 2.5)])
     with pytest.raises(NotReadyError):
-        early.online(pairs, at(1))
-    FeatureStoreAdapter(paths).apply()
-    assert early.online(pairs, at(1))[RATE].to_pylist() == [None]
+        early.online(asked, at(2.5))
+    with pytest.raises(NotReadyError):
+        early.historical_by_feast(asked)
+    with pytest.raises(NotReadyError):
+        early.materialize(at(2.5))
+    lifecycle.apply()
+    lifecycle.write_agent_features("requirements", rows_of(AGENTS, [{"key": "a1", "at": 2, "recent_reward": 2.0}]))
+    lifecycle.materialize(at(2.5))
+    assert early.online(asked, at(2.5))[REWARD].to_pylist() == [2.0]
+    assert early.historical_by_feast(asked)[REWARD].to_pylist() == [2.0]
+    assert [done.keys_written for done in early.materialize(at(2.5))] == [0, 1]
 
 
 def test_the_registry_may_live_in_postgresql(

@@ -115,7 +115,12 @@ def test_a_time_without_zone_is_refused(engine: Engine) -> None:
     """A naive time on one machine makes its records the newest for hours."""
     with pytest.raises(Exception, match="aware datetimes only"):
         write_record(
-            engine, asset="a", partition="", run_id="r", payload={}, now=datetime(2026, 1, 5)  # noqa: DTZ001
+            engine,
+            asset="a",
+            partition="",
+            run_id="r",
+            payload={},
+            now=datetime(2026, 1, 5),  # noqa: DTZ001
         )
     with pytest.raises(NotReadyError):
         read_record(engine, asset="a", partition="")

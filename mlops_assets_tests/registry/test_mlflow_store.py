@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 from mlops_assets.registry.mlflow_store import MlflowStore
@@ -74,8 +74,8 @@ def test_versions_carry_their_tags_from_the_first_moment(store: MlflowStore, mlf
     number = store.create_version("m", policy, run_id=mlflow_runs.good[1], tags=tags, purpose="p", description="d")
     (stored,) = store.versions("m")
     assert (stored.number, stored.run_id, dict(stored.tags)) == (number, mlflow_runs.good[1], tags)
-    states = torch.ones((7, len(SPEC.state_fields)))
-    assert store.load("m", number)(states).shape == (7, ACTIONS)
+    states = np.ones((7, len(SPEC.state_fields)), dtype=np.float32)
+    assert store.load("m", number).q_values(states).shape == (7, ACTIONS)
 
 
 def test_absent_things_are_absent(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:

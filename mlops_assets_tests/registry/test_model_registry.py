@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
 import pytest
-import torch
 from sqlalchemy import Engine, select
 
 from mlops_assets.foundation.audit import champion_at, verify_chain
@@ -299,9 +299,9 @@ def test_loading_by_alias_and_by_version(registry: ModelRegistry, promoted: Prom
     """Both ways must give the network that was trained, not any other version's."""
     promoted(0)
     promoted(1)
-    states = torch.zeros((2, len(SPEC.state_fields)))
-    assert torch.equal(registry.load_production_model(NAME)(states), torch.full((2, 4), 2.0))
-    assert torch.equal(registry.load_specific_version(NAME, "v1.0.0")(states), torch.full((2, 4), 1.0))
+    states = np.zeros((2, len(SPEC.state_fields)), dtype=np.float32)
+    assert (registry.load_production_model(NAME).q_values(states) == 2.0).all()
+    assert (registry.load_specific_version(NAME, "v1.0.0").q_values(states) == 1.0).all()
 
 
 def test_compare_models(registry: ModelRegistry, approved: Promote) -> None:
@@ -312,9 +312,9 @@ def test_compare_models(registry: ModelRegistry, approved: Promote) -> None:
     assert (logged.first_version, logged.second_version) == ("1.0.0", "1.1.0")
     assert set(logged.improvement) == {"accuracy", "latency_p95_ms"}
     assert logged.improvement["latency_p95_ms"].better is True
-    states = torch.zeros((1, len(SPEC.state_fields)))
+    states = np.zeros((1, len(SPEC.state_fields)), dtype=np.float32)
     measured = registry.compare_models(
-        NAME, "1.0.0", "1.1.0", measure=lambda model: {"value": float(model(states).detach().max())}
+        NAME, "1.0.0", "1.1.0", measure=lambda model: {"value": float(model.q_values(states).max())}
     )
     assert (measured.first["value"], measured.second["value"]) == (1.0, 2.0)
 

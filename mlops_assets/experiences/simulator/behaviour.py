@@ -1,4 +1,4 @@
-"""The policy that made the log: an earlier generation of the agent, half-sighted and exploring, with known propensities."""
+"""The policy that made the log: an earlier, half-sighted generation of the agent that explores; propensities known."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The fleet's CI: every app runs its tests several times a day, and the latent fault and flake rates show in the results."""
+"""The fleet's CI: every app runs its tests several times a day; latent fault and flake rates show in the results."""
 
 from collections.abc import Container, Iterator
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The fleet that the simulator plays with: web apps, their pages, tests and requirements, with latent fault and flake rates."""
+"""The fleet of the simulation: web apps, pages, tests and requirements, with latent fault and flake rates."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ TESTS_PER_APP = 34
 FAULT_LEVELS = 4
 # Share of runs that fail for a reason, per fault level.
 FAULT_RATES = (0.004, 0.03, 0.1, 0.25)
-# FlakeFlagger (Alshammari et al., ICSE 2021), 22,245 tests x 10,000 reruns: 3.65 % fail sometimes but not always, and their
-# failure rate has mean 0.110, fitted by a beta distribution (maximum likelihood).
+# FlakeFlagger (Alshammari et al., ICSE 2021), 22,245 tests x 10,000 reruns: 3.65 % fail sometimes but not always; their
+# failure rate has mean 0.110, and this is the beta distribution of largest likelihood.
 FLAKY_SHARE = 0.0365
 FLAKE_BETA = (0.238, 1.893)
 # Alternatives per app and item, of which an episode takes one at random.
@@ -97,7 +97,7 @@ def build_fleet(config: SimulatorConfig) -> Fleet:
     fault = (slot // 2 + app) % FAULT_LEVELS
     length = (slot + slot // len(_PAGES)) % 2
     browser = [BROWSERS[(a + s) % len(BROWSERS)] for a, s in zip(app, slot, strict=True)]
-    suite = [f"{app_name(a)}/{_PAGES[p]}" for a, p in zip(app, page, strict=True)]
+    suite = [f"{app_name(int(a))}/{_PAGES[p]}" for a, p in zip(app, page, strict=True)]
     name = [_CASES[c] for c in case]
     requirements = requirements_from(config.user_stories)
     flaky = random.random(count) < FLAKY_SHARE

@@ -1,4 +1,4 @@
-"""Names of simulated episodes and decisions: readable, deterministic, unique over worlds, and cheap by the hundred thousand."""
+"""Names of simulated episodes and decisions: readable, deterministic, unique over worlds, cheap by the hundred thousand."""
 
 import re
 from typing import TYPE_CHECKING

@@ -1,8 +1,9 @@
 """The form that every agent's decision problem has: a budget and coverage levels against a stream of random items.
 
-An episode shows `horizon` items, drawn independently from a known distribution whatever the actions. The endogenous state
-(budget left, coverage levels) is finite, an action moves it deterministically, and gain and cost of an action depend on
-state and item alone. So the optimal policy is computable (`solve.py`), and optimal is what the logged context shows.
+An episode shows `horizon` items, drawn independently from a known distribution whatever the actions. The endogenous
+state (budget left, coverage levels) is finite, an action moves it deterministically, and gain and cost of an action
+depend on state and item alone. The logged context shows state, item and step: the problem is Markov in it, and its
+optimal policy is computed exactly (`solve.py`).
 The three problems themselves are in `problems.py`.
 """
 
@@ -31,8 +32,8 @@ class ItemField:
 class SideField:
     """A plausible context field on which neither reward nor transition depends.
 
-    `base + slope * about[item] + app_spread * app + spread * noise`, clipped to 0..1; app and noise are uniform in -1..1.
-    With `quantum` q the value is rounded, at random and without bias, to a multiple of 1/q.
+    `base + slope * about[item] + app_spread * app + spread * noise`, clipped to 0..1; noise is uniform in -1..1, and
+    so is about every app's fixed position. With `quantum` q the value is rounded, at random and without bias, to a multiple of 1/q.
     """
 
     base: float

@@ -1,8 +1,8 @@
 """The three agents' decision problems as numbers. What they have in common is in `problem.py`.
 
-The numbers are chosen so that looking ahead pays (an agent that only looks at the next reward loses more than a tenth of the
-optimal return), every action is the best one somewhere, and the best action is mostly several reward points ahead of the
-second. Optimal returns are near 70 points.
+The numbers are chosen so that looking ahead pays (an agent that only looks at the next reward loses more than a tenth of
+the optimal return), every action is the best one somewhere, and the best action is mostly several reward points ahead of
+the second. Optimal returns are near 70 points.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,14 +53,14 @@ def _shares(*factors: tuple[float, ...]) -> Floats:
 
 
 def _requirements(discount: float) -> DecisionProblem:
-    """Depth per requirement: deep enough for its risk, but the effort is limited, and an area tested once gives less."""
-    effort_budget, levels = 12, 2
-    points, effort_price, overrun = 79.0, 8.8, 12.0
-    shallow = 0.4  # of the risk is covered, per share of the needed depth, when a test is not deep enough
+    """Depth per requirement: deep enough for its risk, but effort is limited, and an area tested once gives less."""
+    effort_budget, levels = 7, 2
+    points, effort_price, long_price, overrun = 69.0, 6.5, 12.5, 11.0
+    shallow = 0.1  # of the risk is covered, per share of the needed depth, when a test is not deep enough
     budget, *coverage = _grid(effort_budget + 1, levels, levels, levels)
     area, risk, effort = _grid(3, 3, 2)
     depth = np.arange(4)
-    units = np.array([0, 1, 2, 4]) + np.where(depth > 0, effort[:, None], 0)
+    units = np.array([0, 1, 2, 3]) + np.where(depth > 0, effort[:, None], 0)
     fits = budget[:, None, None] >= units
     spent = np.where(fits, budget[:, None, None] - units, budget[:, None, None])
     after = [
@@ -71,17 +71,18 @@ def _requirements(discount: float) -> DecisionProblem:
     ]
     here = np.stack(coverage)[area].T  # (S, K)
     covered = np.where(depth > risk[:, None], 1.0, shallow * depth / (risk[:, None] + 1))
-    left = np.array([1.0, 0.64])[here][..., None]
-    worth = np.array([0.25, 0.64, 1.0])
+    left = np.array([1.0, 0.66])[here][..., None]
+    is_area = np.eye(3)[:, area]
+    worth = np.array([0.42, 0.54, 1.0])
     gain = points * covered * left * fits
     return DecisionProblem(
         horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((effort_budget, 0, 0, 0), (effort_budget + 1, levels, levels, levels))),
-        item_probability=_shares((0.39, 0.40, 0.21), (0.44, 0.32, 0.24), (0.26, 0.74)),
+        item_probability=_shares((0.38, 0.42, 0.20), (0.55, 0.26, 0.19), (0.5, 0.5)),
         next_state=np.ravel_multi_index((spent, *after), (effort_budget + 1, levels, levels, levels)),
         gain=gain * worth[risk][:, None],
-        cost=np.where(fits, effort_price * units, overrun),
+        cost=np.where(fits, effort_price * units + long_price * (effort[:, None] * (depth > 0)), overrun),
         # The business changes its mind: what was called risky is now what fails least.
         changed_gain=gain * worth[::-1][risk][:, None],
         profile=ItemProfile(area=area, risk=risk / 2, duration=effort.astype(float), flaky=np.zeros(len(area))),
@@ -94,9 +95,9 @@ def _requirements(discount: float) -> DecisionProblem:
         item_fields={
             "requirement_risk": ItemField(np.array([0.2, 0.5, 0.85])[risk], jitter=0.08),
             "requirement_effort": ItemField(np.array([0.35, 0.85])[effort], jitter=0.12),
-            "area_is_forms": ItemField((area == 0).astype(float)),
-            "area_is_navigation": ItemField((area == 1).astype(float)),
-            "area_is_data": ItemField((area == 2).astype(float)),
+            "area_is_forms": ItemField(is_area[0]),
+            "area_is_navigation": ItemField(is_area[1]),
+            "area_is_data": ItemField(is_area[2]),
         },
         side_fields=_common_side_fields(complexity=effort.astype(float), confidence=risk / 2),
     )
@@ -108,7 +109,7 @@ def _generation(discount: float) -> DecisionProblem:
     points, call_price, overrun = 38.0, 5.4, 10.0
     budget, *saturation = _grid(calls + 1, levels, levels, levels, levels)
     page, faults = _grid(4, 3)  # form-heavy, stateful, rich in semantics, plain
-    # What each kind of test finds on each kind of page, as a share of its faults: happy_path, boundary, negative, accessibility.
+    # Share of the faults of each kind of page that happy_path, boundary, negative and accessibility tests find.
     affinity = np.array(
         [[0.23, 1.0, 0.26, 0.1], [0.23, 0.15, 1.0, 0.1], [0.14, 0.1, 0.15, 1.0], [0.74, 0.1, 0.1, 0.15]]
     )

@@ -1,4 +1,4 @@
-"""The simulator as an experience source: logs a stochastic policy day by day, with propensities and late exact labels."""
+"""The simulator as an experience source: a stochastic policy, logged day by day with propensities and late exact labels."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class _Log:
 
 
 class Simulator:
-    """A fleet of web apps and three agents at work, as an `ExperienceSource`; a batch is a day, its number the cursor."""
+    """A fleet of web apps and three agents at work (an `ExperienceSource`); a batch is a day, its number the cursor."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
@@ -110,19 +110,20 @@ class Simulator:
 def _roll_out(regime: Regime, drawn: Day, noise_share: float) -> _Log:
     """Let the logging policy act; an action is drawn by inverting the propensities' cumulative sum."""
     shape = drawn.item.shape
-    log = _Log(*(np.zeros(shape, dtype=np.int64) for _ in range(2)), *(np.zeros(shape) for _ in range(2)))
+    states, actions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    propensities = np.zeros(shape)
     episodes = np.arange(shape[0])
     state = np.full(shape[0], regime.problem.start)
     for step in range(shape[1]):
         item = drawn.item[:, step]
         propensity = regime.propensities[step, state, item]
         action = (np.cumsum(propensity, axis=1)[:, :-1] < drawn.action_draw[:, step, None]).sum(axis=1)
-        log.state[:, step], log.action[:, step] = state, action
-        log.propensity[:, step] = propensity[episodes, action]
+        states[:, step], actions[:, step] = state, action
+        propensities[:, step] = propensity[episodes, action]
         state = regime.problem.next_state[state, item, action]
-    at = (log.state, drawn.item, log.action)
-    log.reward[:] = regime.problem.gain[at] * (1.0 + noise_share * drawn.gain_noise) - regime.problem.cost[at]
-    return log
+    at = (states, drawn.item, actions)
+    reward = regime.problem.gain[at] * (1.0 + noise_share * drawn.gain_noise) - regime.problem.cost[at]
+    return _Log(state=states, action=actions, reward=reward, propensity=propensities)
 
 
 def _experiences(world: World, day: int, drawn: Day, log: _Log, event_time: Integers, regime: Regime) -> pa.Table:

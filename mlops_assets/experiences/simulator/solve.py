@@ -12,8 +12,8 @@ from mlops_assets.experiences.simulator.problem import DecisionProblem, Floats
 class Solution:
     """Optimal values for T steps, S states, K items, A actions.
 
-    `action_values` (T, S, K, A): reward now plus discounted expected return under the optimal policy afterwards, given the
-    item that is seen. `best_actions` (T, S, K): the first action of largest value.
+    `action_values` (T, S, K, A): reward now plus discounted expected return under the optimal policy afterwards, given
+    the item that is seen. `best_actions` (T, S, K): the first action of largest value.
     """
 
     action_values: Floats

@@ -19,12 +19,12 @@ _TEXT_KEYS = ("text", "intent", "story", "user_story", "description", "requireme
 _ID_KEYS = ("requirement_id", "id", "key", "task_id")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+(?:\[[ xX]\]\s+)?(?P<text>\S.*)$")
 _AREA_WORDS = {
-    "forms": "form field fill enter input submit type upload create post add edit update change set register sign password write "
-    "comment reply fork invite",
+    "forms": "form field fill enter input submit type upload create post add edit update change set register sign password "
+    "write comment reply fork invite",
     "navigation": "navigate search find open go page menu link route show click browse filter sort where directions "
     "distance map view",
-    "data": "data table list count number total price order report history status cart balance export database average most top "
-    "how when who",
+    "data": "data table list count number total price order report history status cart balance export database average "
+    "most top how when who",
 }
 _AREA_OF = {word: area for area, words in _AREA_WORDS.items() for word in words.split()}
 _WORD = re.compile(r"[a-z]+")
@@ -68,10 +68,10 @@ class Requirement:
 def requirements_from(path: Path | None) -> tuple[Requirement, ...]:
     """Return the requirements of a file, or the built-in ones.
 
-    JSON: a list of texts or of objects, or an object that holds one such list. CSV: a header and rows. Text is taken from the
-    first of the columns text, intent, story, user_story, description, requirement, summary, title; the id, where there is one,
-    from requirement_id, id, key or task_id; the area from `area`, else from the text's words. Markdown: every list item.
-    Files tell no risk: the three levels go round.
+    JSON: a list of texts or of objects, or an object that holds one such list. CSV: a header and rows. Markdown: every
+    list item. The text is the first of the columns text, intent, story, user_story, description, requirement, summary,
+    title; the id, where there is one, is requirement_id, id, key or task_id; the area is `area`, else told from the
+    text's words. Files tell no risk: the three levels go round.
 
     Raises:
         InputError: the file is missing, too large, not UTF-8, of another format, or holds no text.
