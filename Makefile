@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
+port ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
 # uv does not read pip's setting of extra wheel folders by itself.
@@ -10,7 +11,7 @@ export DAGSTER_DISABLE_TELEMETRY = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = 1
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
-export DAGSTER_HOME ?= $(CURDIR)/.mlops/dagster
+export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
 .PHONY: help install run test lint ui bench clean
 
@@ -22,9 +23,9 @@ install: $(VENV)/.ready $(VENV)-dvc/.ready ## set everything up below this folde
 $(VENV)/.ready: requirements/runtime.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/runtime.lock
-	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements/runtime.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	grep -q DAGSTER_MODULE_NAME $(BIN)/activate || echo 'export DAGSTER_MODULE_NAME=mlops_assets.definitions' >> $(BIN)/activate
 	touch $@
 
 # DVC and Dagster need two different antlr runtimes, so DVC lives in its own environment and is called as a program.
@@ -38,10 +39,15 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	cp $< $@
 
 run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or of one: make run agent=execution
-	$(BIN)/python -m mlops_assets.run $(if $(agent),--agent $(agent))
+	$(BIN)/dagster job execute -m mlops_assets.definitions \
+		$(if $(agent),-j retrain --tags '{"dagster/partition": "$(agent)"}',-j model_lifecycle)
+	@echo
+	@$(BIN)/python -m mlops_assets.summary
+	@echo
+	@echo "make ui    shows the graph, the runs, plots and reports on http://127.0.0.1:$(port)"
 
 ui: install $(DAGSTER_HOME)/dagster.yaml ## webserver and daemon on http://127.0.0.1:3000
-	$(BIN)/dagster dev --host 127.0.0.1 --port $(or $(port),3000)
+	$(BIN)/dagster dev --host 127.0.0.1 --port $(port)
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

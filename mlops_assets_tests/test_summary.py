@@ -80,7 +80,7 @@ def test_an_unfinished_later_run_is_not_mixed_in(engine: Engine, upto: int) -> N
     """A run was killed on the way: its rows stood beside the decision that an earlier run had taken on other rows."""
     _record(engine, "run-a")
     expected = _row(engine)
-    later = {"training_experiences": {"rows": 999}, "dqn_model": {"run_id": "f" * 32}}
+    later: dict[str, Any] = {"training_experiences": {"rows": 999}, "dqn_model": {"run_id": "f" * 32}}
     _record(engine, "run-b", minutes=5, upto=upto, **later)
     assert _row(engine) == expected
     _record(engine, "run-b", minutes=6, **later)

@@ -48,7 +48,7 @@ class OffPolicyEstimate:
 
 @dataclass(frozen=True)
 class OffPolicyReport:
-    """All estimates, beside what the logging policy earned on the same episodes."""
+    """All estimates that are defined, beside what the logging policy earned on the same episodes."""
 
     estimates: tuple[OffPolicyEstimate, ...]
     logged_return: Interval
@@ -117,12 +117,14 @@ def off_policy_value(
         )
 
     plain = _plain_contributions(episodes)
+    estimates = (
+        estimate("importance_sampling", plain, len(sizes)),
+        estimate("weighted_importance_sampling", plain, len(sizes)),
+        estimate("doubly_robust", _robust_contributions(episodes, corrected), corrected),
+    )
     return OffPolicyReport(
-        estimates=(
-            estimate("importance_sampling", plain, len(sizes)),
-            estimate("weighted_importance_sampling", plain, len(sizes)),
-            estimate("doubly_robust", _robust_contributions(episodes, corrected), corrected),
-        ),
+        # Where no episode agrees with the policy up to some step, the self-normalised estimate is undefined: left out.
+        estimates=tuple(found for found in estimates if np.isfinite(found.value.estimate)),
         logged_return=bootstrap(_mean_contributions(episodes.reward.sum(axis=1)), _Estimate("importance_sampling", 1)),
         episodes=len(episodes.weight),
         incomplete_episodes=episodes.incomplete,

@@ -52,8 +52,8 @@ class DataVersions:
         with file_lock(self.repo / ".dvc-lock"):
             self._initialise()
             # Not `add --to-remote`: it sends every file each time and leaves the copies behind as .tmp files.
-            self._run("add", "--quiet", target)
-            self._run("push", "--quiet", "--remote", REMOTE_NAME, f"{target}.dvc")
+            self._run("add", target)
+            self._run("push", "--remote", REMOTE_NAME, f"{target}.dvc")
             return self._annotate(folder, labels, description)
 
     def restore(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class DataVersions:
             raise NotReadyError(f"{folder} is not tracked: there is no {dvc_file(folder)}; collect the snapshot first")
         with file_lock(self.repo / ".dvc-lock"):
             self._initialise()
-            self._run("pull", "--quiet", "--force", "--remote", REMOTE_NAME, f"{target}.dvc")
+            self._run("pull", "--force", "--remote", REMOTE_NAME, f"{target}.dvc")
 
     def _relative(self, folder: Path) -> str:
         try:
@@ -80,7 +80,7 @@ class DataVersions:
         self.repo.mkdir(parents=True, exist_ok=True)
         config = self.repo / ".dvc" / "config"
         if not config.exists():
-            self._run("init", "--quiet", "--no-scm", "--force")
+            self._run("init", "--no-scm", "--force")
         _write_when_changed(config, _config_text(self.remote))
         _write_when_changed(self.repo / ".dvcignore", _IGNORED)
 
@@ -99,6 +99,7 @@ class DataVersions:
         return str(output["md5"])
 
     def _run(self, *arguments: str) -> None:
+        # Never with --quiet, which swallows the errors as well.
         command = [str(self.executable), *arguments]
         try:
             done = subprocess.run(  # noqa: S603 - argv only, no shell

@@ -22,8 +22,13 @@ GROUP = "features"
 
 def feature_store(platform: Platform) -> FeatureStoreAdapter:
     """Return the feature store of the platform."""
-    redis = platform.settings.redis_url
-    return FeatureStoreAdapter(platform.paths, redis_url=redis.get_secret_value() if redis else None)
+    settings = platform.settings
+    redis = settings.redis_url
+    return FeatureStoreAdapter(
+        platform.paths,
+        redis_url=redis.get_secret_value() if redis else None,
+        registry_url=settings.database if settings.environment == "production" else None,
+    )
 
 
 def snapshot_of(context: dg.AssetExecutionContext, platform: Platform, spec: AgentSpec) -> Snapshot:

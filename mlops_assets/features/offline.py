@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -51,10 +50,10 @@ def replace_rows(paths: ArtifactPaths, view: ViewSpec, group: str, rows: pa.Tabl
     rows = _checked(view, rows, start)
     create_view_folder(paths, view)
     later = {path: month for path, month in _files(paths, view, group).items() if month >= _month(start)}
-    months = sorted({*later.values(), *_months(rows)})
-    for month in months:
+    row_months = pc.strftime(rows[EVENT_TIMESTAMP], format="%Y-%m")
+    for month in sorted({*later.values(), *pc.unique(row_months).to_pylist()}):
         path = view_folder(paths, view) / f"{group}-{month}.parquet"
-        fresh = rows.filter(pc.equal(pc.strftime(rows[EVENT_TIMESTAMP], format="%Y-%m"), month))
+        fresh = rows.filter(pc.equal(row_months, month))
         kept = _earlier(path, view, start) if path in later else view.schema.empty_table()
         table = pa.concat_tables([kept, fresh]).sort_by([(EVENT_TIMESTAMP, "ascending"), (view.key, "ascending")])
         if table.num_rows == 0:
@@ -113,10 +112,6 @@ def _group(path: Path) -> str:
 
 def _month(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m")
-
-
-def _months(rows: pa.Table) -> list[str]:
-    return [str(month) for month in np.unique(pc.strftime(rows[EVENT_TIMESTAMP], format="%Y-%m").to_pylist())]
 
 
 def _texts(view: ViewSpec) -> list[str]:

@@ -4,15 +4,18 @@ Every call goes through a client with explicit URIs; MLflow's global state is ne
 deprecated, so the lifecycle lives in aliases and in the version tag `stage`.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 
 if TYPE_CHECKING:
@@ -34,11 +37,10 @@ _FLAVOUR = "onnx"
 
 @dataclass(frozen=True)
 class LoggedPolicy:
-    """A logged model that was loaded and has answered: where it lies and the size of its input."""
+    """A logged model that was loaded and has answered, and where it lies."""
 
     model_id: str
     uri: str
-    state_size: int
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class MlflowStore:
         with self._mlflow() as client:
             return {name: float(value) for name, value in self._run(client, run_id).data.metrics.items()}
 
-    def verified_model(self, run_id: str, *, actions: int) -> LoggedPolicy:
+    def verified_model(self, run_id: str, spec: AgentSpec) -> LoggedPolicy:
         """Load the run's model and let it answer, so that an empty or failed one is never registered.
 
         MLflow itself registers a FAILED logged model, and a folder that does not exist, without complaint.
 
         Raises:
-            InputError: no such run, or its model is absent, not READY, not loadable, or gives no (N, actions) finite
-                numbers.
+            InputError: no such run, or its model is absent, not READY, not loadable, another agent's, or gives no
+                finite numbers.
             NotReadyError: the run has not finished.
         """
         with self._mlflow() as client:
@@ -84,8 +86,8 @@ class MlflowStore:
                     f"MLflow run {run_id} is {run.info.status}, not FINISHED; let the training end, or train again"
                 )
             model = _logged_model(client, run)
-        size = self._probe(model.artifact_location, actions)
-        return LoggedPolicy(model_id=model.model_id, uri=model.artifact_location, state_size=size)
+        _probe(self._load(model.artifact_location), model.artifact_location, spec)
+        return LoggedPolicy(model_id=model.model_id, uri=model.artifact_location)
 
     def versions(self, model_name: str) -> list[StoredVersion]:
         """Return every version of the model, oldest first; none when the name is unknown."""
@@ -178,18 +180,23 @@ class MlflowStore:
                 raise InputError(f"MLflow has no version {number} of {model_name}") from error
         return self._load(uri)
 
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        from mlops_assets.training.tracking import connect
+
+        return connect(self.tracking_uri)
+
     @contextmanager
     def _mlflow(self) -> Iterator["MlflowClient"]:
-        """Give a client; what MLflow refuses in the block, and the block does not explain, may pass on the next try."""
-        from mlflow import MlflowClient
+        """Give the client; what MLflow refuses in the block, and the block does not explain, may pass on the next try."""
         from mlflow.exceptions import MlflowException
 
         try:
-            yield MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            yield self._client
         # A database that MLflow cannot even open speaks for itself.
         except (MlflowException, SQLAlchemyError) as error:
             raise StorageError(
-                f"MLflow at {self.tracking_uri} did not do what it was asked ({error}); "
+                f"MLflow at {self.tracking_uri} did not do what it was asked ({str(error).splitlines()[0]}); "
                 "check that it runs and can write, then try again"
             ) from error
 
@@ -208,28 +215,35 @@ class MlflowStore:
     def _load(self, uri: str) -> "GreedyPolicy":
         """Fetch a logged model and open it; ONNX runs no code of the file, so nothing is unpickled."""
         import mlflow.artifacts
+        from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 
         from mlops_assets.training.policy import GreedyPolicy
 
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
-            flavours = Model.load(str(folder)).flavors
-        except Exception as error:
-            raise InputError(f"the model at {uri} cannot be loaded ({error}); train again") from error
-        if _FLAVOUR not in flavours:
-            raise InputError(f"the model at {uri} is {', '.join(sorted(flavours))}, expected {_FLAVOUR}; train again")
-        return GreedyPolicy.from_onnx(folder / flavours[_FLAVOUR]["data"])
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                folder = mlflow.artifacts.download_artifacts(
+                    artifact_uri=uri, dst_path=scratch, tracking_uri=self.tracking_uri
+                )
+                flavours = Model.load(folder).flavors
+            except (MlflowException, OSError) as error:
+                raise InputError(f"the model at {uri} is not there ({error}); train again") from error
+            if _FLAVOUR not in flavours:
+                found = ", ".join(sorted(flavours))
+                raise InputError(f"the model at {uri} is logged as {found}, expected {_FLAVOUR}; train again")
+            return GreedyPolicy.from_onnx(Path(folder) / flavours[_FLAVOUR]["data"])
 
-    def _probe(self, uri: str, actions: int) -> int:
-        policy = self._load(uri)
-        values = policy.q_values(np.zeros((_PROBE_ROWS, policy.state_size), dtype=np.float32))
-        if values.shape != (_PROBE_ROWS, actions) or not np.isfinite(values).all():
-            raise InputError(
-                f"the model at {uri} answers {values.shape} instead of {(_PROBE_ROWS, actions)} finite numbers; "
-                "it belongs to another agent, or its training diverged"
-            )
-        return policy.state_size
+
+def _probe(policy: "GreedyPolicy", uri: str, spec: AgentSpec) -> None:
+    expected = (len(spec.state_fields), len(spec.actions))
+    if (policy.state_size, policy.action_count) != expected:
+        raise InputError(
+            f"the model at {uri} has {policy.state_size} inputs and {policy.action_count} actions, {spec.name} has "
+            f"{expected[0]} and {expected[1]}; it belongs to another agent"
+        )
+    values = policy.q_values(np.zeros((_PROBE_ROWS, expected[0]), dtype=np.float32))
+    if not np.isfinite(values).all():
+        raise InputError(f"the model at {uri} gives no finite numbers: its training diverged; train again")
 
 
 def _logged_model(client: "MlflowClient", run: "Run") -> "LoggedModel":

@@ -75,7 +75,7 @@ class ModelRegistry(ModelCatalogue):
             known = find_registered(reading, name, candidate)
         if known is not None:
             return registered_version(known, created=False)
-        policy = self._store.verified_model(candidate.run_id, actions=len(spec.actions))
+        policy = self._store.verified_model(candidate.run_id, spec)
         with self._changing(name) as session:
             known = find_registered(session, name, candidate)
             if known is not None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from mlops_assets.evaluation.evaluate import ModelUnderTest, evaluate
 from mlops_assets.evaluation.prioritisation import Prioritisation, measure_prioritisation
+from mlops_assets.evaluation.report import ModelIdentity, render_html
 from mlops_assets.experiences.replay.source import HistoryReplay, ReplayConfig
 from mlops_assets.features.decision_table import DecisionTable, following_states, matrix
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets_tests.experiences.histories import Run, executions, real_executions
 
 SPEC = agent_spec("execution")
@@ -206,3 +210,44 @@ def test_a_trained_agent_ranks_real_held_out_cycles_above_random(name: str, pass
     )
     assert result is not None
     assert result.held_out.above("random") is True
+
+
+def test_the_report_shows_every_cycle_beside_the_rules(tmp_path: Path) -> None:
+    """The figures are asked for by people, who read the page: a template that cannot show them fails a lifecycle."""
+    source = HistoryReplay(stable_failures(10), ReplayConfig(passes=1))
+    training, held_out = decisions(source)
+    policy = ContextPolicy(CONTEXT.index("failure_rate_recent"))
+    result = measure(source, policy, held_out, training)
+    assert result is not None
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"weights")
+    report = evaluate(
+        ModelUnderTest(
+            identity=ModelIdentity(
+                model_name=SPEC.registered_model,
+                agent=SPEC.name,
+                run_id="run",
+                architecture="none",
+                training_hash="t",
+                data_hash="d",
+                training_rows=len(training),
+            ),
+            policy=policy,
+            runtime="test",
+            served_file=file,
+            files=(file,),
+        ),
+        held_out,
+        SPEC,
+        load_profile("aiwebtest"),
+        champion=None,
+        make_environment=None,
+        seed=1,
+        now=datetime(2026, 2, 1, tzinfo=UTC),
+        prioritisation=result.to_json(),
+    )
+    page = render_html(report)
+    assert page.count("<td>000009</td>") == 1
+    assert "2 held-out cycles" in page
+    assert "recency rate" in page
+    assert '<span class="pass">pass</span>' in page

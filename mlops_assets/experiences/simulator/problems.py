@@ -54,8 +54,8 @@ def _shares(*factors: tuple[float, ...]) -> Floats:
 
 def _requirements(discount: float) -> DecisionProblem:
     """Depth per requirement: deep enough for its risk, but effort is limited, and an area tested once gives less."""
-    effort_budget, levels = 7, 2
-    points, effort_price, long_price, overrun = 69.0, 6.5, 12.5, 11.0
+    effort_budget, levels = 6, 4
+    points, effort_price, long_price, overrun = 59.0, 7.6, 11.0, 12.0
     shallow = 0.1  # of the risk is covered, per share of the needed depth, when a test is not deep enough
     budget, *coverage = _grid(effort_budget + 1, levels, levels, levels)
     area, risk, effort = _grid(3, 3, 2)
@@ -71,15 +71,15 @@ def _requirements(discount: float) -> DecisionProblem:
     ]
     here = np.stack(coverage)[area].T  # (S, K)
     covered = np.where(depth > risk[:, None], 1.0, shallow * depth / (risk[:, None] + 1))
-    left = np.array([1.0, 0.66])[here][..., None]
+    left = np.array([1.0, 0.85, 0.7, 0.5])[here][..., None]
     is_area = np.eye(3)[:, area]
-    worth = np.array([0.42, 0.54, 1.0])
+    worth = np.array([0.48, 0.77, 1.0])
     gain = points * covered * left * fits
     return DecisionProblem(
         horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((effort_budget, 0, 0, 0), (effort_budget + 1, levels, levels, levels))),
-        item_probability=_shares((0.38, 0.42, 0.20), (0.55, 0.26, 0.19), (0.5, 0.5)),
+        item_probability=_shares((0.34, 0.36, 0.30), (0.44, 0.20, 0.36), (0.65, 0.35)),
         next_state=np.ravel_multi_index((spent, *after), (effort_budget + 1, levels, levels, levels)),
         gain=gain * worth[risk][:, None],
         cost=np.where(fits, effort_price * units + long_price * (effort[:, None] * (depth > 0)), overrun),
@@ -105,15 +105,15 @@ def _requirements(discount: float) -> DecisionProblem:
 
 def _generation(discount: float) -> DecisionProblem:
     """Kind of test per page: each page has a kind that finds most, and each kind saturates in a session."""
-    calls, levels, kinds = 4, 3, 4
-    points, call_price, overrun = 38.0, 5.4, 10.0
+    calls, levels, kinds = 3, 3, 4
+    points, call_price, overrun = 36.0, 1.2, 12.0
     budget, *saturation = _grid(calls + 1, levels, levels, levels, levels)
     page, faults = _grid(4, 3)  # form-heavy, stateful, rich in semantics, plain
     # Share of the faults of each kind of page that happy_path, boundary, negative and accessibility tests find.
     affinity = np.array(
-        [[0.23, 1.0, 0.26, 0.1], [0.23, 0.15, 1.0, 0.1], [0.14, 0.1, 0.15, 1.0], [0.74, 0.1, 0.1, 0.15]]
+        [[0.34, 1.0, 0.29, 0.1], [0.34, 0.15, 1.0, 0.1], [0.2, 0.1, 0.15, 1.0], [0.75, 0.1, 0.1, 0.15]]
     )
-    chance = np.array([0.15, 0.63, 1.0])[faults]
+    chance = np.array([0.16, 0.64, 1.0])[faults]
     units = np.array([0, 1, 1, 1, 1])
     fits = budget[:, None, None] >= units
     taken = np.arange(kinds + 1)
@@ -121,7 +121,7 @@ def _generation(discount: float) -> DecisionProblem:
         np.where(fits & (taken == kind + 1), np.minimum(levels - 1, level[:, None, None] + 1), level[:, None, None])
         for kind, level in enumerate(saturation)
     ]
-    fresh = np.array([1.0, 0.56, 0.03])[np.stack(saturation)].T  # (S, kinds)
+    fresh = np.array([1.0, 0.68, 0.11])[np.stack(saturation)].T  # (S, kinds)
 
     def gain(found: Floats) -> Floats:
         share = np.concatenate([np.zeros((len(page), 1)), found[page]], axis=1)
@@ -135,7 +135,7 @@ def _generation(discount: float) -> DecisionProblem:
         horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((calls, 0, 0, 0, 0), sizes)),
-        item_probability=_shares((0.23, 0.30, 0.29, 0.18), (0.44, 0.19, 0.37)),
+        item_probability=_shares((0.29, 0.26, 0.20, 0.25), (0.45, 0.23, 0.32)),
         next_state=np.broadcast_to(
             np.ravel_multi_index((np.where(fits, budget[:, None, None] - units, budget[:, None, None]), *after), sizes),
             shape,
@@ -169,9 +169,9 @@ def _generation(discount: float) -> DecisionProblem:
 
 def _execution(discount: float) -> DecisionProblem:
     """Priority class per test of a suite: early finds more, but costs budget, and queued tests delay each other."""
-    minutes, levels, fault_levels = 5, 5, 4
-    points, run_price, overrun = 70.0, 11.0, 19.0
-    low_share, flaky_share, preemption = 0.38, 0.11, 2
+    minutes, levels, fault_levels = 4, 5, 4
+    points, run_price, overrun = 69.0, 13.0, 11.5
+    low_share, flaky_share, preemption = 0.43, 0.06, 1
     budget, queued = _grid(minutes + 1, levels)
     fault, length, flaky = _grid(fault_levels, 2, 2)
     duration = length + 1
@@ -183,18 +183,18 @@ def _execution(discount: float) -> DecisionProblem:
     after = np.minimum(levels - 1, queued[:, None, None] + in_queue * fits)
     in_time = np.zeros((len(budget), 4))
     in_time[:, 1:] = low_share, 0.0, 1.0
-    in_time[:, 2] = np.array([0.69, 0.52, 0.35, 0.18, 0.01])[queued]
+    in_time[:, 2] = np.array([0.95, 0.75, 0.55, 0.35, 0.15])[queued]
 
     def gain(chances: Floats, of_a_flaky_test: float) -> Floats:
         worth = points * chances[fault] * np.where(flaky == 1, of_a_flaky_test, 1.0)
         return worth[:, None] * in_time[:, None, :] * fits
 
-    chance = np.array([0.05, 0.17, 0.57, 0.91])
+    chance = np.array([0.05, 0.24, 0.6, 0.84])
     return DecisionProblem(
         horizon=7,
         discount=discount,
         start=int(np.ravel_multi_index((minutes, 0), (minutes + 1, levels))),
-        item_probability=_shares((0.175, 0.265, 0.255, 0.305), (0.26, 0.74), (0.8, 0.2)),
+        item_probability=_shares((0.28, 0.13, 0.45, 0.14), (0.65, 0.35), (0.8, 0.2)),
         next_state=np.ravel_multi_index((spent, after), (minutes + 1, levels)),
         gain=gain(chance, flaky_share),
         cost=np.where(fits, run_price * (np.arange(4) > 0), overrun),
