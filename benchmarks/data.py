@@ -56,26 +56,24 @@ def stage(name: str, home: Path, rows: int) -> float:
     snapshot = latest_snapshot(spec.name, paths=paths, engine=engine)
     if snapshot is None:
         raise SystemExit("no snapshot: the stage `ingest` comes first")
-    if name == "validate":
-        return timed(
-            lambda: validate_snapshot(snapshot, spec, policy, previous=None, paths=paths, engine=engine, now=now)
-        )
-    if name == "features":
-        store.apply()
 
-        def refresh() -> None:
-            refresh_test_features(store, paths=paths, as_of=source.as_of(now))
-            refresh_agent_features(spec, snapshot, store, paths=paths)
+    def refresh() -> None:
+        refresh_test_features(store, paths=paths, as_of=source.as_of(now))
+        refresh_agent_features(spec, snapshot, store, paths=paths)
 
-        return timed(refresh)
-    if name == "training_set":
-        return timed(lambda: build_training_set(snapshot, spec, store, paths=paths, holdout_share=0.2))
+    store.apply()
     entities = snapshot.experiences(columns=["test_id", "agent_id", "event_time"])
-    if name == "join":
-        return timed(lambda: store.historical(entities))
-    if name == "join_pandas":
-        return timed(lambda: merge_asof(paths, entities))
-    return timed(lambda: store.historical_by_feast(entities))
+    works: dict[str, Callable[[], object]] = {
+        "validate": lambda: validate_snapshot(
+            snapshot, spec, policy, previous=None, paths=paths, engine=engine, now=now
+        ),
+        "features": refresh,
+        "training_set": lambda: build_training_set(snapshot, spec, store, paths=paths, holdout_share=0.2),
+        "join": lambda: store.historical(entities),
+        "join_pandas": lambda: merge_asof(paths, entities),
+        "join_feast": lambda: store.historical_by_feast(entities),
+    }
+    return timed(works[name])
 
 
 def merge_asof(paths: object, entities: object) -> None:

@@ -34,6 +34,9 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
         jobs=lifecycle_jobs(load_profile(profile)),
         schedules=[weekly_retraining],
+        # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
+        # since it finds and fails the killed run that holds the slot.
+        executor=dg.in_process_executor,
         resources={
             "platform": Platform(),
             "trainer": DqnTrainer(),

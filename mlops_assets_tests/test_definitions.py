@@ -76,6 +76,11 @@ def test_jobs_schedules_and_sensors_are_these(repository: dg.RepositoryDefinitio
     assert [sensor.name for sensor in repository.sensor_defs] == []
 
 
+def test_every_run_is_one_process_also_what_the_ui_starts(repository: dg.RepositoryDefinition) -> None:
+    """A step that waits for its pool in a run without resources looks for no dead run, and waits for it for ever."""
+    assert {job.executor_def.name for job in repository.get_all_jobs()} == {"in_process"}
+
+
 def test_training_holds_one_slot_per_device(repository: dg.RepositoryDefinition) -> None:
     """Two trainings on one device would each take twice as long, or run out of memory together."""
     model = repository.asset_graph.get(dg.AssetKey("dqn_model"))
@@ -86,9 +91,7 @@ def test_loads_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     """Import-time work (environment, folders, heavy vendors) shows only on a clean machine, or as a slow UI."""
     heavy = ("torch", "mlflow", "feast", "great_expectations", "sklearn", "matplotlib", "onnxruntime", "dagster_mlflow")
     code = (
-        "import sys, mlops_assets.definitions as d\n"
-        "assert d.defs\n"
-        f"print([m for m in {heavy!r} if m in sys.modules])"
+        f"import sys, mlops_assets.definitions as d\nassert d.defs\nprint([m for m in {heavy!r} if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=120

@@ -27,8 +27,15 @@ def feature_store(platform: Platform) -> FeatureStoreAdapter:
     return FeatureStoreAdapter(
         platform.paths,
         redis_url=redis.get_secret_value() if redis else None,
-        registry_url=settings.database if settings.environment == "production" else None,
+        registry_url=_registry_url(platform),
     )
+
+
+def _registry_url(platform: Platform) -> str | None:
+    """The operational database in production, where machines share no folder; None: SQLite below the home."""
+    if platform.settings.environment != "production":
+        return None
+    return platform.engine.url.render_as_string(hide_password=False)
 
 
 def snapshot_of(context: dg.AssetExecutionContext, platform: Platform, spec: AgentSpec) -> Snapshot:

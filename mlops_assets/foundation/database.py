@@ -4,6 +4,7 @@ The tables are in `tables.py`, the migrations in `migrations/`.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Long enough to sit out another writer's migration or ingest transaction on a busy laptop.
 _LOCK_WAIT_SECONDS = 60
+_LOCK_POLL_SECONDS = 0.02
 _CONNECT_SECONDS = 10
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Keys of PostgreSQL advisory locks are one namespace per database; "mlops" in ASCII, then a number.
@@ -103,9 +105,23 @@ def _make_folder(_dialect: object, _record: object, arguments: list[Any], _param
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must not open transactions by itself: `_begin_sqlite` chooses their kind, DDL included.
     connection.isolation_level = None
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode=WAL")
+    _switch_to_write_ahead_log(connection)
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _switch_to_write_ahead_log(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # Two first users of a new file: here, and only here, SQLite refuses at once instead of waiting.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCK_POLL_SECONDS)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

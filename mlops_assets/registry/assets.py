@@ -39,9 +39,10 @@ def report_of(context: dg.AssetExecutionContext, platform: Platform, spec: Agent
 )
 def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
     """Register the run exactly once; the same training again gives the version that is there."""
-    reason = TriggerReason.from_tags(context.run.tags)
 
     def register(spec: AgentSpec) -> Outcome:
+        # Read in here, where a wrong value fails once, with its text, and is not retried.
+        reason = TriggerReason.from_tags(context.run.tags)
         report = report_of(context, platform, spec)
         version = model_registry(platform).register(
             Candidate(

@@ -38,12 +38,13 @@ def dqn_model(
     from mlops_assets.training.lifecycle import lineage_of, new_origin, train_or_reuse
     from mlops_assets.training.tracking import TrainingTracker
 
-    settings, config = platform.settings, trainer.config()
+    settings = platform.settings
     tracker = TrainingTracker(settings.tracking_uri, settings.artifact_root)
-    reason = TriggerReason.from_tags(context.run.tags)
     dagster_run = context.run.run_id
 
     def learn(spec: AgentSpec) -> Outcome:
+        # Read in here, where a wrong value fails once, with its text, and is not retried.
+        config, reason = trainer.config(), TriggerReason.from_tags(context.run.tags)
         record = platform.record("training_set", spec.name, dagster_run)
         require_validated(platform.engine, spec.name, record["data_hash"])
         snapshot = open_snapshot(spec.name, record["data_hash"], paths=platform.paths, engine=platform.engine)

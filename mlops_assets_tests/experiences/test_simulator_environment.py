@@ -98,7 +98,7 @@ def test_an_illegal_action_is_refused(actions: list[float]) -> None:
 def test_episodes_before_and_after_a_drift_live_in_their_own_worlds() -> None:
     """One regime for all days: replayed rewards would not be the logged ones after a drift."""
     config = SimulatorConfig(seed=11, rows=20_000, days=4, drifts=(Drift(start_day=2, reward_change=1.0),))
-    env, plain = environment("generation", config), environment("generation")
+    env, plain = environment("requirements", config), environment("requirements")
     half = len(env.episode_ids) // 2
 
     changed, unchanged = total_return(env, optimal=True), total_return(plain, optimal=True)

@@ -1,5 +1,6 @@
 """Snapshots: lost, doubled or half-published experience would be trained on without anybody noticing."""
 
+import errno
 import json
 import os
 import subprocess
@@ -284,6 +285,59 @@ def test_a_full_disk_publishes_nothing_and_the_next_try_heals(
     monkeypatch.setattr(files, "_sync", sync)
     assert _collect(sqlite_engine, tmp_path, SyntheticSource()).rows == 60
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_late_rows_of_an_old_day_are_sorted_in(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Prevents: rows that arrive after their day was stored being lost, or read at the end of it."""
+
+    def to_first_day(day: int, batch: ExperienceBatch) -> ExperienceBatch:
+        if day == 0:
+            return batch
+        micros = batch.experiences["event_time"].cast(pa.int64()).to_numpy() - 86_400_000_000 + 500_000
+        times = pa.array(micros, pa.int64()).cast(batch.experiences.schema.field("event_time").type)
+        at = batch.experiences.schema.get_field_index("event_time")
+        return replace(batch, experiences=batch.experiences.set_column(at, "event_time", times))
+
+    _collect(sqlite_engine, tmp_path, SyntheticSource(days=1, alter=to_first_day))
+    snapshot = _collect(sqlite_engine, tmp_path, SyntheticSource(days=2, alter=to_first_day))
+    assert (snapshot.rows, snapshot.new_rows, len(list_parts(snapshot.folder / "decisions"))) == (40, 20, 2)
+    rows = snapshot.experiences(["experience_id", "reward"])
+    assert rows.column_names == ["experience_id", "reward"]
+    assert _ids(rows)[:4] == ["0000-00000-0", "0001-00000-0", "0000-00000-1", "0001-00000-1"]
+    times = snapshot.experiences(["event_time"])["event_time"].to_pylist()
+    assert times == sorted(times)
+
+
+def test_a_file_system_without_hard_links_gets_copies(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevents: snapshots that work on ext4 only; any other refusal of a link has to stay an error."""
+
+    def refuse(number: int) -> Any:
+        def hardlink_to(self: Path, target: Path) -> None:
+            raise OSError(number, os.strerror(number), str(self))
+
+        return hardlink_to
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse(errno.ENOSPC))
+    with pytest.raises(StorageError, match="the disk is full"):
+        _collect(sqlite_engine, tmp_path, SyntheticSource())
+    monkeypatch.setattr(Path, "hardlink_to", refuse(errno.EXDEV))
+    snapshot = _collect(sqlite_engine, tmp_path, SyntheticSource())
+    assert _ids(snapshot.experiences()) == _ids(_batches(SyntheticSource()))
+    assert {part.path.stat().st_nlink for part in list_parts(snapshot.folder / "decisions")} == {1}
+
+
+def test_leftovers_of_a_killed_writer_are_removed(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Prevents: every kill leaving a part or a whole snapshot behind on the disk for good."""
+    snapshot = _collect(sqlite_engine, tmp_path, SyntheticSource())
+    part = list_parts(store_folders(ArtifactPaths(tmp_path), "requirements", "synthetic").decisions)[0].path
+    leftovers = [part.with_name(".part-1.parquet.2.tmp"), snapshot.folder.with_name(".hash.3.tmp")]
+    leftovers[0].write_bytes(b"half")
+    (leftovers[1] / "decisions").mkdir(parents=True)
+    _collect(sqlite_engine, tmp_path, SyntheticSource())
+    assert [path.exists() for path in leftovers] == [False, False]
+    assert part.exists()
 
 
 def test_a_deleted_store_or_snapshot_is_built_again(sqlite_engine: Engine, tmp_path: Path) -> None:

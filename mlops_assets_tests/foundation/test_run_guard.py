@@ -130,8 +130,13 @@ def test_a_run_in_time_is_not_reported(engine: Engine) -> None:
 def test_of_two_watchers_one_reports(engine: Engine) -> None:
     """Each of ten waiting runs would report the dead one: ten failure alerts."""
     reports = _Reports()
+
+    def report(run_id: str) -> bool:
+        time.sleep(0.2)  # long enough for all of them to come along
+        return reports(run_id)
+
     _heart(engine, "dead")
-    watchers = [_watcher(engine, reports) for _ in range(4)]
+    watchers = [_watcher(engine, report) for _ in range(4)]
     for watcher in watchers:
         _look(watcher, 4)
     threads = [threading.Thread(target=watcher.look) for watcher in watchers]

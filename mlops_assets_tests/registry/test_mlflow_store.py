@@ -20,8 +20,8 @@ def store(mlflow_runs: MlflowRuns) -> MlflowStore:
 
 def test_a_good_model_is_loaded_and_asked(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
     """A model that is registered without ever being loaded fails in front of its users."""
-    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
-    assert policy.state_size == len(SPEC.state_fields)
+    policy = store.verified_model(mlflow_runs.good[0], SPEC)
+    assert policy.uri.startswith("file://")
     assert policy.model_id.startswith("m-")
 
 
@@ -31,7 +31,11 @@ def test_a_good_model_is_loaded_and_asked(store: MlflowStore, mlflow_runs: Mlflo
         ("without_model", InputError, "no logged model named 'model'"),
         ("with_failed_model", InputError, "is FAILED, not READY"),
         ("failed", NotReadyError, "is FAILED, not FINISHED"),
-        ("other_agent", InputError, r"answers \(3, 5\) instead of \(3, 4\)"),
+        (
+            "other_agent",
+            InputError,
+            "has .* inputs and 5 actions, requirements has .* and 4; it belongs to another agent",
+        ),
         ("diverged", InputError, "its training diverged"),
     ],
 )
@@ -40,13 +44,13 @@ def test_bad_runs_are_refused(
 ) -> None:
     """MLflow itself registers failed and empty models without complaint."""
     with pytest.raises(error, match=message):
-        store.verified_model(getattr(mlflow_runs, run), actions=ACTIONS)
+        store.verified_model(getattr(mlflow_runs, run), SPEC)
 
 
 def test_an_unknown_run_is_refused_with_the_store(store: MlflowStore) -> None:
     """A run of another store must not end in MLflow's own traceback."""
     with pytest.raises(InputError, match=r"sqlite:///.* has no run 'nope'"):
-        store.verified_model("nope", actions=ACTIONS)
+        store.verified_model("nope", SPEC)
 
 
 def test_a_deleted_run_is_refused(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
@@ -55,21 +59,21 @@ def test_a_deleted_run_is_refused(store: MlflowStore, mlflow_runs: MlflowRuns) -
 
     MlflowClient(tracking_uri=mlflow_runs.tracking_uri).delete_run(mlflow_runs.good[0])
     with pytest.raises(InputError, match="is deleted"):
-        store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+        store.verified_model(mlflow_runs.good[0], SPEC)
 
 
 def test_lost_artifacts_are_refused(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
     """A version whose files are gone would only fail once it is promoted."""
-    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+    policy = store.verified_model(mlflow_runs.good[0], SPEC)
     gone = dataclasses.replace(policy, uri=policy.uri + "/gone")
     number = store.create_version("m", gone, run_id=mlflow_runs.good[0], tags={}, purpose="", description="")
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="is not there"):
         store.load("m", number)
 
 
 def test_versions_carry_their_tags_from_the_first_moment(store: MlflowStore, mlflow_runs: MlflowRuns) -> None:
     """A version created first and tagged later has no semantic version after a crash in between."""
-    policy = store.verified_model(mlflow_runs.good[1], actions=ACTIONS)
+    policy = store.verified_model(mlflow_runs.good[1], SPEC)
     tags = {"semantic_version": "1.0.0", "stage": "None"}
     number = store.create_version("m", policy, run_id=mlflow_runs.good[1], tags=tags, purpose="p", description="d")
     (stored,) = store.versions("m")
@@ -82,7 +86,7 @@ def test_absent_things_are_absent(store: MlflowStore, mlflow_runs: MlflowRuns) -
     """The first run of all finds neither model nor alias, which is no error."""
     assert store.versions("m") == []
     assert store.alias_target("m", "champion") is None
-    policy = store.verified_model(mlflow_runs.good[0], actions=ACTIONS)
+    policy = store.verified_model(mlflow_runs.good[0], SPEC)
     number = store.create_version("m", policy, run_id=mlflow_runs.good[0], tags={}, purpose="", description="")
     assert store.alias_target("m", "champion") is None
     store.drop_alias("m", "champion")
@@ -103,5 +107,23 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     """An outage of MLflow must say so, and be worth a retry, instead of looking like a missing model."""
     broken = tmp_path / "mlflow.db"
     broken.write_bytes(b"this is no database")
-    with pytest.raises(StorageError, match=r"MLflow at sqlite:///.*try again"):
+    with pytest.raises(StorageError, match=r"MLflow at sqlite:///.*file is not a database.*try again"):
         MlflowStore(f"sqlite:///{broken}").versions("m")
+
+
+def test_another_format_is_refused(store: MlflowStore, mlflow_runs: MlflowRuns, tmp_path: Path) -> None:
+    """A model that somebody logged as a pickle would run its code on whoever promotes it."""
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.models import Model
+
+    client = MlflowClient(tracking_uri=mlflow_runs.tracking_uri)
+    run_id = mlflow_runs.without_model
+    model = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id)
+    folder = tmp_path / "sklearn"
+    folder.mkdir()
+    Model(flavors={"sklearn": {"pickled_model": "model.pkl"}}).save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    with pytest.raises(InputError, match="is logged as sklearn, expected onnx"):
+        store.verified_model(run_id, SPEC)

@@ -16,14 +16,15 @@ def behaviour_probabilities(
 ) -> Floats:
     """Return the propensity of every action, (T, S, K, A): softmax of the judgement, mixed with `exploration` uniform.
 
-    `preference` is added to the logit of the action `preferred`. Every propensity is at least exploration / A.
+    Every propensity is at least exploration / A. In a share `preference` of the decisions, which comes off all of that,
+    the action is `preferred`.
     """
     values, reward = solution.action_values, problem.reward
     judgement = _FORESIGHT * _advantage(values) + (1 - _FORESIGHT) * _advantage(reward)
     logits = judgement / _TEMPERATURE
-    logits[..., preferred] += preference
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (1 - exploration) * weights / weights.sum(axis=-1, keepdims=True) + exploration / reward.shape[-1]
+    propensities = (1 - exploration) * weights / weights.sum(axis=-1, keepdims=True) + exploration / reward.shape[-1]
+    return (1 - preference) * propensities + preference * np.eye(reward.shape[-1])[preferred]
 
 
 def _advantage(values: Floats) -> Floats:

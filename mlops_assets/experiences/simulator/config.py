@@ -19,7 +19,8 @@ class Drift:
         covariate_shift: items with a high risk or fault level become exp(shift) times likelier per standard deviation;
             the rewards of an item stay as they are.
         reward_change: share, 0..1, of the gains that follows the problem's second relation; items stay as they are.
-        behaviour_shift: how much the logging policy prefers `behaviour_action`, in logits; the world stays as it is.
+        behaviour_shift: share, below 1, of the decisions in which the logging policy takes `behaviour_action` whatever it
+            sees; the world stays as it is.
         behaviour_action: the preferred action, an index into the agent's actions.
         unit_field: a context field that arrives in another unit, `unit_factor` times as large.
         renamed_column: a column of the experience table that arrives as `<name>_v2`.
@@ -39,6 +40,7 @@ class Drift:
     def __post_init__(self) -> None:
         _require("drift.start_day", self.start_day, at_least=0)
         _require("drift.reward_change", self.reward_change, at_least=0, at_most=1)
+        _require("drift.behaviour_shift", self.behaviour_shift, at_least=0, at_most=0.95)
         _require("drift.new_framework_share", self.new_framework_share, at_least=0, at_most=1)
 
 

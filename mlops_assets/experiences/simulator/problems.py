@@ -110,9 +110,7 @@ def _generation(discount: float) -> DecisionProblem:
     budget, *saturation = _grid(calls + 1, levels, levels, levels, levels)
     page, faults = _grid(4, 3)  # form-heavy, stateful, rich in semantics, plain
     # Share of the faults of each kind of page that happy_path, boundary, negative and accessibility tests find.
-    affinity = np.array(
-        [[0.34, 1.0, 0.29, 0.1], [0.34, 0.15, 1.0, 0.1], [0.2, 0.1, 0.15, 1.0], [0.75, 0.1, 0.1, 0.15]]
-    )
+    affinity = np.array([[0.34, 1.0, 0.29, 0.1], [0.34, 0.15, 1.0, 0.1], [0.2, 0.1, 0.15, 1.0], [0.75, 0.1, 0.1, 0.15]])
     chance = np.array([0.16, 0.64, 1.0])[faults]
     units = np.array([0, 1, 1, 1, 1])
     fits = budget[:, None, None] >= units

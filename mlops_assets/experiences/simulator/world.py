@@ -24,7 +24,7 @@ FRAMEWORK_NAMES = (*FRAMEWORKS, NEW_FRAMEWORK)
 _NEW_FRAMEWORK_INDEX = len(FRAMEWORKS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Regime:
     """The world between two drifts.
 
