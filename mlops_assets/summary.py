@@ -55,17 +55,29 @@ def agent_row(engine: Engine, spec: AgentSpec) -> dict[str, str] | None:
         "MLflow run": model["run_id"][:_HASH_LENGTH] + ("" if model["trained"] else " (unchanged)"),
         "accuracy": _with_interval(report["accuracy"]),
         "of optimal return": _with_interval(report["share_of_optimal"]),
+        **_ranking(report["prioritisation"]),
         "champion before": report["champion"] or "none",
         "version": version["semver"] + ("" if version["created"] else " (nothing new to register)"),
         "decision": approval["status"] + (f": {approval['summary']}" if approval["summary"] else ""),
     }
 
 
+def _ranking(prioritisation: Mapping[str, Any] | None) -> dict[str, str]:
+    """NAPFD of held-out cycles beside the rules; nothing for agents that were not trained on a CI history."""
+    if prioritisation is None:
+        return {}
+    means = prioritisation["mean_napfd"]
+    above = _with_interval(prioritisation["agent_above"]["random"])
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    return {"NAPFD": f"{listed} on {prioritisation['cycles']} held-out cycles", "NAPFD above random": above}
+
+
 def as_text(rows: list[dict[str, str]]) -> str:
     """Lay the agents out side by side, one line per column name, so that long decisions do not break the table."""
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names.append(names.pop(names.index("decision")))
     label_width = max(map(len, names))
-    widths = [max(len(row[name]) for name in names[:-1]) for row in rows]
+    widths = [max(len(row.get(name, "")) for name in names[:-1]) for row in rows]
     lines = []
     for name in names[:-1]:
         cells = (f"{row[name]:<{width}}" for row, width in zip(rows, widths, strict=True))
@@ -77,6 +89,8 @@ def as_text(rows: list[dict[str, str]]) -> str:
 def _with_interval(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "not measurable"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['estimate']:.3f} (too few for an interval)"
     return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 

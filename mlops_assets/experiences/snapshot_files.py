@@ -9,17 +9,25 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mlops_assets.experiences.parts import part_bytes, part_path
+from mlops_assets.experiences.collection import DECISION_ORDER
+from mlops_assets.experiences.parts import Part, list_parts, part_bytes, part_path, read_part, sorted_rows
+from mlops_assets.experiences.schema import experience_schema, label_schema
 from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.experiences.window import Taken, Window
+from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.files import atomic_folder, canonical_json
 
@@ -61,6 +69,70 @@ class SnapshotContent:
         """Hex sha256 over the sorted paths and hashes of the data files; wall time has no part in it."""
         lines = sorted(f"{file.path.as_posix()} {file.sha256}" for file in self.files)
         return sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SnapshotDifference:
+    """From one data version to another: paths of files below the snapshot folder, and the growth in rows."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One published snapshot. `new_rows`: decisions that the snapshot before it did not have; 0 if nothing was new.
+
+    `label_cutoff` is the time up to which the source knew the world, and so the time up to which labels are included;
+    `dvc_md5` is None where DVC was not at hand.
+    """
+
+    agent: str
+    data_hash: str
+    folder: Path
+    source: str
+    rows: int
+    new_rows: int
+    first_event: datetime
+    last_event: datetime
+    label_cutoff: datetime
+    published_at: datetime
+    dvc_md5: str | None
+
+    @property
+    def live(self) -> bool:
+        """True when the source knew the world up to the moment of collection; false for a history that has ended."""
+        return self.label_cutoff >= self.published_at
+
+    def experiences(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the decisions, or only some columns of them, by event_time, episode_id and step."""
+        schema = experience_schema(agent_spec(self.agent))
+        names = schema.names if columns is None else list(columns)
+        parts = list_parts(self.folder / DECISIONS)
+        days = [_read_day(list(same_day), names) for _, same_day in groupby(parts, key=attrgetter("day"))]
+        return pa.concat_tables(days) if days else schema.empty_table().select(names)
+
+    def labels(self) -> pa.Table:
+        """Read one label a decision of this snapshot: the last that was known at `label_cutoff`, by label time."""
+        schema = label_schema(agent_spec(self.agent))
+        parts = [read_part(part) for part in list_parts(self.folder / LABELS)]
+        if not parts:
+            return schema.empty_table()
+        known = sorted_rows(pa.concat_tables(parts), ("label_time", "experience_id"))
+        ids = self.experiences(("experience_id",))["experience_id"]
+        known = known.filter(pc.is_in(known["experience_id"], value_set=ids.combine_chunks()))
+        numbered = pa.table({"id": known["experience_id"], "row": np.arange(known.num_rows)})
+        last = numbered.group_by("id").aggregate([("row", "max")])["row_max"]
+        return known if len(last) == known.num_rows else known.take(last.take(pc.sort_indices(last)))
+
+    def requirement_texts(self) -> pa.Table:
+        """Read the texts of the requirements that the decisions refer to, by requirement id."""
+        return read_part(self.folder / REQUIREMENTS)
+
+    def embedder(self) -> TextEmbedder:
+        """Load the text embedder that was fitted on `requirement_texts`."""
+        return TextEmbedder.load(self.folder / EMBEDDER)
 
 
 def content_of(window: Window) -> SnapshotContent:
@@ -180,3 +252,29 @@ def remove_leftovers(*folders: Path) -> None:
                 shutil.rmtree(leftover)
             else:
                 os.unlink(leftover)  # noqa: PTH108
+
+
+def _read_day(parts: Sequence[Part], columns: Sequence[str]) -> pa.Table:
+    """Read the parts of one day in order; each part is sorted, so a day of one part needs no more."""
+    if len(parts) == 1:
+        return read_part(parts[0], columns)
+    needed = [*columns, *(name for name in DECISION_ORDER if name not in columns)]
+    day = pa.concat_tables(read_part(part, needed) for part in parts)
+    return sorted_rows(day, DECISION_ORDER).select(columns)
+
+
+def compare_snapshots(earlier: Snapshot, later: Snapshot) -> SnapshotDifference:
+    """Say what changed from one data version to another, by their files.
+
+    Raises:
+        InputError: a folder is not there as it was published.
+    """
+    before, after = (
+        {file["path"]: int(file["rows"]) for file in read_manifest(snapshot.folder)["files"]}
+        for snapshot in (earlier, later)
+    )
+    return SnapshotDifference(
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        rows=later.rows - earlier.rows,
+    )

@@ -1,43 +1,36 @@
 """Experience snapshots: collected, published whole or not at all, named by their content, opened by that name.
 
-How rows enter the store is in `collection.py`, which of them a snapshot takes in `window.py`, what its folder holds in
-`snapshot_files.py`. Whether a snapshot may be trained on is decided in `validation.py` and asked for here.
+How rows enter the store is in `collection.py`, which of them a snapshot takes in `window.py`, what its folder holds and
+how it is read in `snapshot_files.py`. Whether a snapshot may be trained on is decided in `validation.py` and asked for here.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import Engine, func, select, update
 
-from mlops_assets.experiences.collection import DECISION_ORDER, Collected, collect_batches, store_folders
+from mlops_assets.experiences.collection import Collected, collect_batches, store_folders
 from mlops_assets.experiences.data_versions import DataVersions, dvc_file
 from mlops_assets.experiences.environment import ExperienceSource
-from mlops_assets.experiences.parts import Part, list_parts, read_part, sorted_rows
-from mlops_assets.experiences.schema import experience_schema, label_schema
+from mlops_assets.experiences.schema import experience_schema
 from mlops_assets.experiences.snapshot_files import (
     DECISIONS,
-    EMBEDDER,
-    LABELS,
-    REQUIREMENTS,
+    Snapshot,
     SnapshotContent,
+    SnapshotDifference,
+    compare_snapshots,
     content_of,
     is_whole,
     read_manifest,
     remove_leftovers,
     write_snapshot,
 )
-from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.experiences.window import Window, select_window
-from mlops_assets.foundation.agents import AgentSpec, agent_spec
+from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import DataRejectedError, InputError, NotReadyError
 from mlops_assets.foundation.file_lock import file_lock
@@ -46,73 +39,23 @@ from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import DataPolicy
 from mlops_assets.foundation.tables import SnapshotRecord, ValidationRecord
 
+__all__ = [
+    "CREATED",
+    "REJECTED",
+    "VALIDATED",
+    "Snapshot",
+    "SnapshotDifference",
+    "collect_snapshot",
+    "compare_snapshots",
+    "latest_snapshot",
+    "open_snapshot",
+    "require_validated",
+    "snapshot_before",
+]
+
 CREATED = "created"
 VALIDATED = "validated"
 REJECTED = "rejected"
-
-
-@dataclass(frozen=True)
-class SnapshotDifference:
-    """From one data version to another: paths of files below the snapshot folder, and the growth in rows."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    rows: int
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One published snapshot. `new_rows`: decisions that the snapshot before it did not have; 0 if nothing was new.
-
-    `label_cutoff` is the time up to which the source knew the world, and so the time up to which labels are included;
-    `dvc_md5` is None where DVC was not at hand.
-    """
-
-    agent: str
-    data_hash: str
-    folder: Path
-    source: str
-    rows: int
-    new_rows: int
-    first_event: datetime
-    last_event: datetime
-    label_cutoff: datetime
-    published_at: datetime
-    dvc_md5: str | None
-
-    @property
-    def live(self) -> bool:
-        """True when the source knew the world up to the moment of collection; false for a history that has ended."""
-        return self.label_cutoff >= self.published_at
-
-    def experiences(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the decisions, or only some columns of them, by event_time, episode_id and step."""
-        schema = experience_schema(agent_spec(self.agent))
-        names = schema.names if columns is None else list(columns)
-        parts = list_parts(self.folder / DECISIONS)
-        days = [_read_day(list(same_day), names) for _, same_day in groupby(parts, key=attrgetter("day"))]
-        return pa.concat_tables(days) if days else schema.empty_table().select(names)
-
-    def labels(self) -> pa.Table:
-        """Read one label a decision of this snapshot: the last that was known at `label_cutoff`, by label time."""
-        schema = label_schema(agent_spec(self.agent))
-        parts = [read_part(part) for part in list_parts(self.folder / LABELS)]
-        if not parts:
-            return schema.empty_table()
-        known = sorted_rows(pa.concat_tables(parts), ("label_time", "experience_id"))
-        ids = self.experiences(("experience_id",))["experience_id"]
-        known = known.filter(pc.is_in(known["experience_id"], value_set=ids.combine_chunks()))
-        numbered = pa.table({"id": known["experience_id"], "row": np.arange(known.num_rows)})
-        last = numbered.group_by("id").aggregate([("row", "max")])["row_max"]
-        return known if len(last) == known.num_rows else known.take(last.take(pc.sort_indices(last)))
-
-    def requirement_texts(self) -> pa.Table:
-        """Read the texts of the requirements that the decisions refer to, by requirement id."""
-        return read_part(self.folder / REQUIREMENTS)
-
-    def embedder(self) -> TextEmbedder:
-        """Load the text embedder that was fitted on `requirement_texts`."""
-        return TextEmbedder.load(self.folder / EMBEDDER)
 
 
 def collect_snapshot(
@@ -311,23 +254,6 @@ def require_validated(engine: Engine, agent: str, data_hash: str) -> None:
         )
 
 
-def compare_snapshots(earlier: Snapshot, later: Snapshot) -> SnapshotDifference:
-    """Say what changed from one data version to another, by their files.
-
-    Raises:
-        InputError: a folder is not there as it was published.
-    """
-    before, after = (
-        {file["path"]: int(file["rows"]) for file in read_manifest(snapshot.folder)["files"]}
-        for snapshot in (earlier, later)
-    )
-    return SnapshotDifference(
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
-        rows=later.rows - earlier.rows,
-    )
-
-
 def _find_record(engine: Engine, agent: str, data_hash: str) -> SnapshotRecord | None:
     query = select(SnapshotRecord).where(SnapshotRecord.agent == agent, SnapshotRecord.data_hash == data_hash)
     with read_transaction(engine) as session:
@@ -352,12 +278,3 @@ def _snapshot(record: SnapshotRecord, paths: ArtifactPaths) -> Snapshot:
         published_at=record.created_at,
         dvc_md5=record.dvc_md5,
     )
-
-
-def _read_day(parts: Sequence[Part], columns: Sequence[str]) -> pa.Table:
-    """Read the parts of one day in order; each part is sorted, so a day of one part needs no more."""
-    if len(parts) == 1:
-        return read_part(parts[0], columns)
-    needed = [*columns, *(name for name in DECISION_ORDER if name not in columns)]
-    day = pa.concat_tables(read_part(part, needed) for part in parts)
-    return sorted_rows(day, DECISION_ORDER).select(columns)

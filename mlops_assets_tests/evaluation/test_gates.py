@@ -79,7 +79,7 @@ def test_few_labels_are_insufficient_however_good_they_look() -> None:
     ("low", "verdict"), [(0.001, "pass"), (0.0, "fail"), (-0.02, "fail"), (None, "insufficient_data")]
 )
 def test_better_than_the_champion_means_beyond_chance(low: float | None, verdict: str) -> None:
-    """ "Greater by any amount" promotes every second coin flip; the interval's lower bound has to be above 0."""
+    """Being greater by any amount promotes every second coin flip; the interval's lower bound has to be above 0."""
     gates = judge(measured(has_champion=True, champion_difference_low=low), AIWEBTEST)
     assert verdicts(gates)["accuracy_gain_over_champion_low"] == verdict
 
@@ -91,7 +91,7 @@ def test_one_failure_fails_everything() -> None:
 
 
 def test_reasons_name_value_and_threshold() -> None:
-    """ "Rejected" without the number sends people to the code."""
+    """A rejection without the number sends people to the code."""
     failed = gate("accuracy", "absolute", 0.81234567, ">=", 0.85)
     assert failed.reason == "accuracy 0.812346 misses >= 0.85"
     assert failed.passed is False

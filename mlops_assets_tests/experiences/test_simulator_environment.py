@@ -8,6 +8,7 @@ from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.errors import InputError
 
 CONFIG = SimulatorConfig(seed=11, rows=20_000, days=4)
+KEY = Simulator(CONFIG).name.removeprefix("simulator-")
 
 
 def environment(agent: str, config: SimulatorConfig = CONFIG) -> SimulatedEnvironment:
@@ -80,7 +81,7 @@ def test_an_environment_of_no_episodes_works() -> None:
 )
 def test_an_unknown_episode_is_refused(name: str) -> None:
     """A log of another seed replayed in this world: plausible numbers, all wrong."""
-    prefix = f"execution-{CONFIG.key}"
+    prefix = f"execution-{KEY}"
 
     with pytest.raises(InputError, match="is not one of this simulation"):
         Simulator(CONFIG).environment(AGENTS["execution"], [name.format(prefix=prefix)])
@@ -89,7 +90,7 @@ def test_an_unknown_episode_is_refused(name: str) -> None:
 @pytest.mark.parametrize("actions", [[4], [-1], [0, 1], [0.0]])
 def test_an_illegal_action_is_refused(actions: list[float]) -> None:
     """Numpy's negative indexing taking action -1 for the last one."""
-    env = Simulator(CONFIG).environment(AGENTS["execution"], [f"execution-{CONFIG.key}-d0001-000003"])
+    env = Simulator(CONFIG).environment(AGENTS["execution"], [f"execution-{KEY}-d0001-000003"])
 
     with pytest.raises(InputError, match="actions"):
         env.step(np.array(actions))

@@ -73,6 +73,20 @@ def test_one_single_story_serves_the_whole_fleet(tmp_path: Path) -> None:
     assert batch.requirement_texts["text"].to_pylist() == ["As a reader I want to find an article"]
 
 
+def test_other_texts_are_another_world(tmp_path: Path) -> None:
+    """The same ids for decisions about other requirements: a store that knows the ids drops the new ones."""
+    plain = Simulator(SimulatorConfig(rows=200, days=1))
+    own = Simulator(SimulatorConfig(rows=200, days=1, user_stories=write(tmp_path, "a.md", "- open the menu\n")))
+
+    ids = [
+        set(next(source.batches(AGENTS["requirements"], None)).experiences["experience_id"].to_pylist())
+        for source in (plain, own)
+    ]
+
+    assert plain.name != own.name
+    assert not ids[0] & ids[1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 from mlops_assets.foundation.errors import SettingsError
 
 EPOCH = datetime(2026, 1, 5, tzinfo=UTC)
-_KEY_LENGTH = 6
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,6 @@ class SimulatorConfig:
         _require("simulator.exploration", self.exploration, at_least=0.01, at_most=1)
         _require("simulator.reward_noise", self.reward_noise, at_least=0, at_most=0.5)
         _require("simulator.cycles_per_day", self.cycles_per_day, at_least=1, at_most=24)
-
-    @property
-    def key(self) -> str:
-        """Short name of this world: part of every id, so that two worlds never share one."""
-        parts = f"{self.seed}:{self.rows}:{self.days}:{self.label_share}:{self.exploration}:{self.reward_noise}"
-        return sha256(parts.encode()).hexdigest()[:_KEY_LENGTH]
 
     @property
     def total_days(self) -> int:

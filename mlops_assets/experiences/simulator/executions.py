@@ -67,7 +67,7 @@ class SimulatedExecutions:
 
     def _hash(self, day: int) -> str:
         config = self._config
-        return sha256(f"executions:{config.seed}:{config.cycles_per_day}:{day}".encode()).hexdigest()
+        return sha256(f"{config.seed}:{config.cycles_per_day}:{day}".encode()).hexdigest()
 
     def _draws(self, day: int) -> NDArray[np.float64]:
         """Return uniforms, (7, cycles, tests)."""
@@ -97,7 +97,11 @@ class SimulatedExecutions:
         begin = ((np.arange(cycles)[:, None] + late) * _DAY_MICROSECONDS / cycles).astype(np.int64)[..., None]
         begin = begin + _EPOCH_MICROSECONDS + day * _DAY_MICROSECONDS
         started = begin + np.cumsum(duration_us, axis=2) - duration_us
-        cycle_ids = [f"{app_name(app)}-d{day:04d}-c{cycle:02d}" for cycle in range(cycles) for app in range(APPS)]
+        cycle_ids = [
+            f"{app_name(app)}-s{self._config.seed}-d{day:04d}-c{cycle:02d}"
+            for cycle in range(cycles)
+            for app in range(APPS)
+        ]
         cycle_id = [name for name in cycle_ids for _ in range(TESTS_PER_APP)]
         slots = list(range(TESTS_PER_APP)) * (APPS * cycles)
         test_id = list(fleet.test_id) * cycles

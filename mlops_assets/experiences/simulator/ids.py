@@ -44,4 +44,4 @@ def parse_episode_id(text: str, world: "World") -> tuple[int, int]:
 
 
 def _prefix(world: "World") -> str:
-    return f"{world.spec.name}-{world.config.key}"
+    return f"{world.spec.name}-{world.key}"

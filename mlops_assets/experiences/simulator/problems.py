@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops_assets.experiences.simulator.problem import (
     DecisionProblem,
@@ -52,23 +53,32 @@ def _shares(*factors: tuple[float, ...]) -> Floats:
     return shares
 
 
+def _spend(budget: Integers, units: Integers) -> tuple[NDArray[np.bool_], Integers]:
+    """Return whether an action's units (A,) or (K, A) fit in the budget (S,), and the budget after it, (S, K or 1, A).
+
+    What does not fit is refused: nothing happens, at a price.
+    """
+    fits = budget[:, None, None] >= units
+    return fits, np.where(fits, budget[:, None, None] - units, budget[:, None, None])
+
+
+def _raise(level: Integers, by: Integers, top: int) -> Integers:
+    """Return a coverage level (S,) after it has risen `by`, (S, K, A), up to `top`."""
+    return np.minimum(top, level[:, None, None] + by)
+
+
 def _requirements(discount: float) -> DecisionProblem:
     """Depth per requirement: deep enough for its risk, but effort is limited, and an area tested once gives less."""
     effort_budget, levels = 6, 4
+    sizes = (effort_budget + 1, levels, levels, levels)
     points, effort_price, long_price, overrun = 59.0, 7.6, 11.0, 12.0
     shallow = 0.1  # of the risk is covered, per share of the needed depth, when a test is not deep enough
-    budget, *coverage = _grid(effort_budget + 1, levels, levels, levels)
+    budget, *coverage = _grid(*sizes)
     area, risk, effort = _grid(3, 3, 2)
     depth = np.arange(4)
     units = np.array([0, 1, 2, 3]) + np.where(depth > 0, effort[:, None], 0)
-    fits = budget[:, None, None] >= units
-    spent = np.where(fits, budget[:, None, None] - units, budget[:, None, None])
-    after = [
-        np.where(
-            fits & (area[:, None] == j), np.minimum(levels - 1, level[:, None, None] + depth), level[:, None, None]
-        )
-        for j, level in enumerate(coverage)
-    ]
+    fits, spent = _spend(budget, units)
+    after = [_raise(level, depth * (fits & (area[:, None] == j)), levels - 1) for j, level in enumerate(coverage)]
     here = np.stack(coverage)[area].T  # (S, K)
     covered = np.where(depth > risk[:, None], 1.0, shallow * depth / (risk[:, None] + 1))
     left = np.array([1.0, 0.85, 0.7, 0.5])[here][..., None]
@@ -78,9 +88,9 @@ def _requirements(discount: float) -> DecisionProblem:
     return DecisionProblem(
         horizon=6,
         discount=discount,
-        start=int(np.ravel_multi_index((effort_budget, 0, 0, 0), (effort_budget + 1, levels, levels, levels))),
+        start=int(np.ravel_multi_index((effort_budget, 0, 0, 0), sizes)),
         item_probability=_shares((0.34, 0.36, 0.30), (0.44, 0.20, 0.36), (0.65, 0.35)),
-        next_state=np.ravel_multi_index((spent, *after), (effort_budget + 1, levels, levels, levels)),
+        next_state=np.ravel_multi_index((spent, *after), sizes),
         gain=gain * worth[risk][:, None],
         cost=np.where(fits, effort_price * units + long_price * (effort[:, None] * (depth > 0)), overrun),
         # The business changes its mind: what was called risky is now what fails least.
@@ -107,18 +117,17 @@ def _generation(discount: float) -> DecisionProblem:
     """Kind of test per page: each page has a kind that finds most, and each kind saturates in a session."""
     calls, levels, kinds = 3, 3, 4
     points, call_price, overrun = 36.0, 1.2, 12.0
-    budget, *saturation = _grid(calls + 1, levels, levels, levels, levels)
+    sizes = (calls + 1, *(levels,) * kinds)
+    budget, *saturation = _grid(*sizes)
     page, faults = _grid(4, 3)  # form-heavy, stateful, rich in semantics, plain
     # Share of the faults of each kind of page that happy_path, boundary, negative and accessibility tests find.
     affinity = np.array([[0.34, 1.0, 0.29, 0.1], [0.34, 0.15, 1.0, 0.1], [0.2, 0.1, 0.15, 1.0], [0.75, 0.1, 0.1, 0.15]])
     chance = np.array([0.16, 0.64, 1.0])[faults]
     units = np.array([0, 1, 1, 1, 1])
-    fits = budget[:, None, None] >= units
-    taken = np.arange(kinds + 1)
-    after = [
-        np.where(fits & (taken == kind + 1), np.minimum(levels - 1, level[:, None, None] + 1), level[:, None, None])
-        for kind, level in enumerate(saturation)
-    ]
+    fits, spent = _spend(budget, units)
+    shape = (len(budget), len(page), kinds + 1)
+    rises = np.eye(kinds + 1, dtype=np.int64)[1:]  # every kind but reuse saturates itself
+    after = [_raise(level, rises[kind] * fits, levels - 1) for kind, level in enumerate(saturation)]
     fresh = np.array([1.0, 0.68, 0.11])[np.stack(saturation)].T  # (S, kinds)
 
     def gain(found: Floats) -> Floats:
@@ -126,18 +135,13 @@ def _generation(discount: float) -> DecisionProblem:
         remaining = np.concatenate([np.zeros((len(budget), 1)), fresh], axis=1)
         return points * chance[:, None] * share * remaining[:, None, :] * fits
 
-    sizes = (calls + 1, *(levels,) * kinds)
-    shape = (len(budget), len(page), kinds + 1)
     density = np.array([[0.85, 0.25, 0.2], [0.25, 0.85, 0.2], [0.2, 0.25, 0.85], [0.15, 0.2, 0.15]])
     return DecisionProblem(
         horizon=6,
         discount=discount,
         start=int(np.ravel_multi_index((calls, 0, 0, 0, 0), sizes)),
         item_probability=_shares((0.29, 0.26, 0.20, 0.25), (0.45, 0.23, 0.32)),
-        next_state=np.broadcast_to(
-            np.ravel_multi_index((np.where(fits, budget[:, None, None] - units, budget[:, None, None]), *after), sizes),
-            shape,
-        ),
+        next_state=np.broadcast_to(np.ravel_multi_index((spent, *after), sizes), shape),
         gain=gain(affinity),
         cost=np.broadcast_to(np.where(fits, call_price * units, overrun), shape),
         # The product moves its validation into the state handling: boundary and negative tests swap what they find.
@@ -175,10 +179,9 @@ def _execution(discount: float) -> DecisionProblem:
     duration = length + 1
     # skip, low (after the budgeted part), normal (in the queue), high (first: pays for stopping what runs).
     units = np.stack([0 * duration, 0 * duration, duration, duration + preemption], axis=1)  # (K, A)
-    fits = budget[:, None, None] >= units
-    spent = np.where(fits, budget[:, None, None] - units, budget[:, None, None])
+    fits, spent = _spend(budget, units)
     in_queue = np.array([0, 0, 1, 1])
-    after = np.minimum(levels - 1, queued[:, None, None] + in_queue * fits)
+    after = _raise(queued, in_queue * fits, levels - 1)
     in_time = np.zeros((len(budget), 4))
     in_time[:, 1:] = low_share, 0.0, 1.0
     in_time[:, 2] = np.array([0.95, 0.75, 0.55, 0.35, 0.15])[queued]

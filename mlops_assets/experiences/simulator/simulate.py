@@ -14,10 +14,10 @@ from mlops_assets.experiences.schema import REQUIREMENT_TEXTS, TIMESTAMP, experi
 from mlops_assets.experiences.simulator.config import EPOCH, SimulatorConfig
 from mlops_assets.experiences.simulator.drift import break_schema
 from mlops_assets.experiences.simulator.environment import SimulatedEnvironment
-from mlops_assets.experiences.simulator.fleet import APPS, app_name
+from mlops_assets.experiences.simulator.fleet import APPS, app_name, build_fleet
 from mlops_assets.experiences.simulator.ids import episode_ids, experience_ids
 from mlops_assets.experiences.simulator.problem import Floats, Integers
-from mlops_assets.experiences.simulator.world import FRAMEWORK_NAMES, Day, Regime, World
+from mlops_assets.experiences.simulator.world import FRAMEWORK_NAMES, Day, Regime, World, world_key
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 
@@ -38,13 +38,19 @@ class Simulator:
     """A fleet of web apps and three agents at work (an `ExperienceSource`); a batch is a day, its number the cursor."""
 
     def __init__(self, config: SimulatorConfig) -> None:
+        """Build the fleet of `config`.
+
+        Raises:
+            InputError: the config's user stories cannot be read.
+        """
         self.config = config
+        self._fleet = build_fleet(config)
         self._worlds: dict[str, World] = {}
 
     @property
     def name(self) -> str:
         """`simulator-` and the short name of the world."""
-        return f"simulator-{self.config.key}"
+        return f"simulator-{world_key(self.config, self._fleet)}"
 
     def as_of(self, now: datetime) -> datetime:
         """Return the end of simulated time, whatever `now` is: the world ends there."""
@@ -72,7 +78,7 @@ class Simulator:
 
     def _world(self, spec: AgentSpec) -> World:
         if spec.name not in self._worlds:
-            self._worlds[spec.name] = World(self.config, spec)
+            self._worlds[spec.name] = World(self.config, self._fleet, spec)
         return self._worlds[spec.name]
 
     def _batch(self, world: World, day: int) -> ExperienceBatch:

@@ -1,6 +1,7 @@
 """What a day brings, whatever the agent does: items, noise and times of every episode. No decisions here."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from zlib import crc32
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from mlops_assets.experiences.simulator.behaviour import behaviour_probabilities
 from mlops_assets.experiences.simulator.config import Drift, SimulatorConfig
 from mlops_assets.experiences.simulator.drift import NEW_FRAMEWORK, break_unit, drifted_problem
-from mlops_assets.experiences.simulator.fleet import APPS, CHOICES, FRAMEWORKS, Fleet, build_fleet
+from mlops_assets.experiences.simulator.fleet import APPS, CHOICES, FRAMEWORKS, Fleet
 from mlops_assets.experiences.simulator.problem import DecisionProblem, Floats, Integers, SideField
 from mlops_assets.experiences.simulator.problems import problem_of
 from mlops_assets.experiences.simulator.solve import Solution, solve
@@ -17,6 +18,7 @@ from mlops_assets.foundation.agents import AgentSpec
 
 _EPISODE_STREAM = 2
 _DAY_SECONDS = 86_400
+_KEY_LENGTH = 6
 # Decisions of an episode follow each other within minutes, and every episode ends on the day it began.
 _STEP_SECONDS = (20.0, 240.0)
 FRAMEWORK_NAMES = (*FRAMEWORKS, NEW_FRAMEWORK)
@@ -66,13 +68,27 @@ class Day:
     label_delay: Floats
 
 
-class World:
-    """One agent's world: fleet, regimes and days, all made from the config alone."""
+def world_key(config: SimulatorConfig, fleet: Fleet) -> str:
+    """Short name of a world, part of every id: two worlds never share an id, a longer or drifting one keeps its past's."""
+    size = f"{config.seed}:{config.rows}:{config.days}"
+    policy = f"{config.label_share}:{config.exploration}:{config.reward_noise}"
+    texts = "\n".join(item.text for item in fleet.requirements)
+    return sha256(f"{size}:{policy}:{texts}".encode()).hexdigest()[:_KEY_LENGTH]
 
-    def __init__(self, config: SimulatorConfig, spec: AgentSpec) -> None:
+
+class World:
+    """One agent's world: fleet, regimes and days, all made from config and fleet alone."""
+
+    def __init__(self, config: SimulatorConfig, fleet: Fleet, spec: AgentSpec) -> None:
+        """Build the tables.
+
+        Raises:
+            InputError: the agent has no simulated problem, or one that does not fit the catalogue.
+        """
         self.config = config
+        self.fleet = fleet
         self.spec = spec
-        self.fleet: Fleet = build_fleet(config)
+        self.key = world_key(config, fleet)
         self._base = problem_of(spec)
         self.horizon = self._base.horizon
         self.episodes_per_day = config.episodes_per_day(self.horizon)
