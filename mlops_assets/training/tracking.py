@@ -386,10 +386,12 @@ def _store_errors(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
+        store = _without_password(tracking_uri)
+        message = str(error.message).replace(tracking_uri, store)
         if error.error_code in _PERMANENT:
-            raise InputError(f"MLflow at {_without_password(tracking_uri)} refused: {error.message}") from error
+            raise InputError(f"MLflow at {store} refused: {message}") from error
         raise TransientError(
-            f"MLflow at {_without_password(tracking_uri)} does not answer: {error.message}. "
+            f"MLflow at {store} does not answer: {message}. "
             "Check MLFLOW_TRACKING_URI and that the server runs, then run the step again"
         ) from error
 

@@ -11,7 +11,7 @@ from mlops_assets.foundation.errors import StorageError
 
 def test_confusion_matrix_is_drawn(tmp_path: Path) -> None:
     """A class that never occurs must not divide by zero, and the picture must not be empty."""
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
     from matplotlib.image import imread
 
     target = tmp_path / "pictures" / "confusion.png"
@@ -19,7 +19,7 @@ def test_confusion_matrix_is_drawn(tmp_path: Path) -> None:
     pixels = imread(target)
     assert pixels.shape[0] > 200
     assert pixels.std() > 0.05
-    assert pyplot.get_fignums() == []
+    assert plt.get_fignums() == []
     assert [path.name for path in target.parent.iterdir()] == ["confusion.png"]
 
 

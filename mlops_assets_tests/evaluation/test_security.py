@@ -107,7 +107,7 @@ def test_damaged_files_are_findings(tmp_path: Path) -> None:
 def test_onnx_that_reaches_outside(tmp_path: Path) -> None:
     """An ONNX file can name any file as its weights, and operators that need a foreign library."""
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper, save
+    from onnx import TensorProto, helper, numpy_helper
 
     def model(domain: str, location: str | None) -> Path:
         weight = numpy_helper.from_array(np.ones((2, 2), dtype=np.float32), "w")
@@ -126,7 +126,6 @@ def test_onnx_that_reaches_outside(tmp_path: Path) -> None:
         path.write_bytes(helper.make_model(graph, opset_imports=opsets).SerializeToString())
         return path
 
-    assert save is not None
     assert problems(model("", None)) == []
     assert problems(model("", "weights.bin")) == []
     assert "com.evil" in problems(model("com.evil", None))[0]
@@ -142,7 +141,7 @@ def test_files_that_nothing_executes_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_nothing_to_scan_is_no_pass(tmp_path: Path) -> None:
-    """ "No finding" on no file would open the gate."""
+    """Having no finding on no file would open the gate."""
     with pytest.raises(InputError, match="no model file"):
         scan_files([])
     with pytest.raises(InputError, match=r"gone\.pt"):

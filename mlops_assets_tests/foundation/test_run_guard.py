@@ -214,10 +214,10 @@ def test_a_report_that_fails_is_made_again(engine: Engine, caplog: pytest.LogCap
 def test_a_long_write_of_somebody_else_kills_no_run(sqlite_engine: Engine) -> None:
     """SQLite has one writer: while it writes no heart can beat, and the first to come after must not be the reaper."""
     # Not much shorter: SQLite's waiters sleep up to 0.1 s between two tries, and a beat has to get its turn among them.
-    guard, reports = RunGuard(sqlite_engine, SystemClock(), ttl_seconds=4.5), _Reports()
+    guard, reports = RunGuard(sqlite_engine, SystemClock(), ttl_seconds=3.0), _Reports()
     with guard.guard("living-a", reports), guard.guard("living-b", reports):
         with transaction(sqlite_engine) as session:
             session.connection()
-            time.sleep(4.6)
-        time.sleep(1.5)
+            time.sleep(3.1)
+        time.sleep(1.0)
     assert reports == []

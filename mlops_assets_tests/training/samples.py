@@ -69,7 +69,9 @@ def toy_table(episodes: int = 600, *, seed: int = 0) -> DecisionTable:
     step = np.tile(np.arange(HORIZON), (episodes, 1))
     state = np.stack([(HORIZON - step) / HORIZON, invested, random.normal(size=step.shape)], axis=2)
     state = state.reshape(rows, 3).astype(np.float32)
-    values = np.array([EXACT.get((int(s), int(i)), (0.0, 0.0)) for s, i in zip(step.ravel(), invested.ravel(), strict=True)])
+    values = np.array(
+        [EXACT.get((int(s), int(i)), (0.0, 0.0)) for s, i in zip(step.ravel(), invested.ravel(), strict=True)]
+    )
     done = (step == HORIZON - 1).ravel()
     best = np.where(np.arange(rows) % 2 == 0, values.argmax(axis=1), -1)
     names = [f"e{episode:04d}" for episode in range(episodes)]

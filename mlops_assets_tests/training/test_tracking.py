@@ -210,7 +210,7 @@ def test_a_server_that_does_not_answer_is_transient(monkeypatch: pytest.MonkeyPa
     with pytest.raises(TransientError, match="does not answer") as caught:
         _start(tracker)
     assert "127.0.0.1:9" in str(caught.value)
-    assert "user:secret" not in str(caught.value).split("does not answer")[0]
+    assert "secret" not in str(caught.value)
 
 
 def test_processes_take_turns_at_a_new_database(tmp_path: Path) -> None:
