@@ -80,7 +80,7 @@ def as_text(rows: list[dict[str, str]]) -> str:
     widths = [max(len(row.get(name, "")) for name in names[:-1]) for row in rows]
     lines = []
     for name in names[:-1]:
-        cells = (f"{row[name]:<{width}}" for row, width in zip(rows, widths, strict=True))
+        cells = (f"{row.get(name, ''):<{width}}" for row, width in zip(rows, widths, strict=True))
         lines.append(f"{name:<{label_width}}  {'  '.join(cells)}".rstrip())
     decisions = [f"{row['agent']}: {row[names[-1]]}" for row in rows]
     return "\n".join([*lines, f"{names[-1]}:", *(f"  {decision}" for decision in decisions)])

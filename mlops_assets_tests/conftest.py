@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from mlops_assets.foundation.database import create_operational_engine, upgrade
@@ -25,7 +26,12 @@ _START_SECONDS = 60
 
 
 def pytest_configure() -> None:
-    """No telemetry, and no setting of the developer's shell; before collection, since vendors read both at import."""
+    """No telemetry, and no setting of the developer's shell; before collection, since vendors read both at import.
+
+    Property tests have no deadline: an example that takes 0.3 s on a busy machine is no failure.
+    """
+    settings.register_profile("any-machine", deadline=None)
+    settings.load_profile("any-machine")
     os.environ.update(_TELEMETRY_OFF)
     for name in list(os.environ):
         if name.startswith(("MLOPS_", "DAGSTER_PG_")) or name in {"MLFLOW_TRACKING_URI", "DAGSTER_HOME"}:

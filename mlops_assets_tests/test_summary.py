@@ -20,7 +20,12 @@ INTERVAL = {"estimate": 0.9512, "low": 0.9401, "high": 0.9604}
 RECORDS: dict[str, dict[str, Any]] = {
     "training_experiences": {"rows": 120_000, "new_rows": 2_000, "data_hash": "d" * 64},
     "dqn_model": {"run_id": "e" * 32, "trained": True},
-    "validation_report": {"accuracy": INTERVAL, "share_of_optimal": INTERVAL, "champion": "1.0.0"},
+    "validation_report": {
+        "accuracy": INTERVAL,
+        "share_of_optimal": INTERVAL,
+        "champion": "1.0.0",
+        "prioritisation": None,
+    },
     "registered_model": {"semver": "1.1.0", "created": True},
     "approval": {"status": "approved", "summary": "low risk"},
 }
@@ -75,6 +80,18 @@ def test_a_run_that_changed_nothing_says_so(engine: Engine) -> None:
     assert row["decision"] == "approved"
 
 
+def test_a_replayed_history_shows_its_ranking_beside_the_rules(engine: Engine) -> None:
+    """NAPFD without the rules on the same cycles says nothing; one cycle has no interval, which broke the table."""
+    ranking = {"cycles": 1, "mean_napfd": {"agent": 0.7512, "random": 0.5}, "agent_above": {"random": dict(INTERVAL)}}
+    _record(engine, "run-a", validation_report={"prioritisation": ranking})
+    row = _row(engine)
+    assert row["NAPFD"] == "agent 0.751, random 0.500 on 1 held-out cycles"
+    assert row["NAPFD above random"] == "0.951 [0.940, 0.960]"
+    ranking["agent_above"] = {"random": {"estimate": 0.25, "low": None, "high": None}}
+    _record(engine, "run-a", validation_report={"prioritisation": ranking})
+    assert _row(engine)["NAPFD above random"] == "0.250 (too few for an interval)"
+
+
 @pytest.mark.parametrize("upto", range(1, 5))
 def test_an_unfinished_later_run_is_not_mixed_in(engine: Engine, upto: int) -> None:
     """A run was killed on the way: its rows stood beside the decision that an earlier run had taken on other rows."""
@@ -107,6 +124,22 @@ def test_the_table_has_one_column_for_each_agent_and_decisions_below() -> None:
         "decision:",
         "  requirements: approved",
         "  execution: rejected: accuracy 0.80 < 0.90",
+    ]
+
+
+def test_a_line_that_only_one_agent_has_is_empty_for_the_others() -> None:
+    """Only a replayed history has a NAPFD: the table of all three agents ended in a KeyError."""
+    rows = [
+        {"agent": "requirements", "version": "1.0.0", "decision": "approved"},
+        {"agent": "execution", "NAPFD": "0.75", "version": "2.0.0", "decision": "approved"},
+    ]
+    assert summary.as_text(rows).split("\n") == [
+        "agent     requirements  execution",
+        "version   1.0.0         2.0.0",
+        "NAPFD                   0.75",
+        "decision:",
+        "  requirements: approved",
+        "  execution: approved",
     ]
 
 

@@ -23,6 +23,8 @@ from mlops_assets.foundation.files import atomic_write, digest
 REPORT_JSON = "validation_report.json"
 REPORT_HTML = "validation_report.html"
 CONFUSION_PNG = "confusion_matrix.png"
+# From here on the page shows whole numbers.
+_WHOLE = 1000
 
 
 class ModelIdentity(BaseModel):
@@ -171,7 +173,7 @@ def summary_metrics(report: ValidationReport) -> Mapping[str, float]:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.4g}"
 
 
 def _span(interval: Interval | None) -> str:

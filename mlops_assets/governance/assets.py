@@ -8,7 +8,7 @@ from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_a
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.decisions import RecordedDecision, record_decision
 from mlops_assets.governance.policy import Evidence, evaluate_for_approval
-from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_of
+from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_behind
 
 
 @dg.asset(
@@ -25,9 +25,10 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
     def decide(spec: AgentSpec) -> Outcome:
         registry = model_registry(platform)
         record = platform.record("registered_model", spec.name, context.run.run_id)
-        report = report_of(context, platform, spec)
+        version = registry.version(spec.registered_model, record["semver"])
+        report = report_behind(version, platform, spec)
         recorded = record_decision(
-            registry.version(spec.registered_model, record["semver"]),
+            version,
             evaluate_for_approval(Evidence.from_report(report), platform.profile.governance),
             evidence_hash=report.evidence_hash,
             engine=platform.engine,

@@ -12,7 +12,7 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.foundation.trigger import TriggerReason
 from mlops_assets.registry.model_card import TrainingFacts, build_model_card, save_model_card, to_yaml
 from mlops_assets.registry.model_registry import ModelRegistry
-from mlops_assets.registry.registration import Candidate
+from mlops_assets.registry.registration import Candidate, RegisteredVersion
 
 GROUP = "registry"
 _STATUS = {"pass": "passed", "fail": "failed", "insufficient_data": "insufficient_data"}
@@ -23,10 +23,18 @@ def model_registry(platform: Platform) -> ModelRegistry:
     return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock)
 
 
-def report_of(context: dg.AssetExecutionContext, platform: Platform, spec: AgentSpec) -> ValidationReport:
-    """Return the validation report of this run, else the newest one."""
-    run_id = platform.record("validation_report", spec.name, context.run.run_id)["run_id"]
-    return read_report(platform.paths.reports(spec.name) / run_id / REPORT_JSON)
+def report_behind(version: RegisteredVersion, platform: Platform, spec: AgentSpec) -> ValidationReport:
+    """Return the validation report that the version was registered with; MLflow has it where this machine does not.
+
+    Training the same thing again makes another report, but no other version, and no other decision on this one.
+    """
+    from mlops_assets.training.tracking import TrainingTracker
+
+    file = platform.paths.reports(spec.name) / version.run_id / REPORT_JSON
+    if not file.is_file():
+        tracker = TrainingTracker(platform.settings.tracking_uri, platform.settings.artifact_root)
+        tracker.download_artifact(version.run_id, file.name, file.parent)
+    return read_report(file)
 
 
 @dg.asset(
@@ -43,7 +51,8 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
     def register(spec: AgentSpec) -> Outcome:
         # Read in here, where a wrong value fails once, with its text, and is not retried.
         reason = TriggerReason.from_tags(context.run.tags)
-        report = report_of(context, platform, spec)
+        run_id = platform.record("validation_report", spec.name, context.run.run_id)["run_id"]
+        report = read_report(platform.paths.reports(spec.name) / run_id / REPORT_JSON)
         version = model_registry(platform).register(
             Candidate(
                 run_id=report.identity.run_id,
@@ -83,9 +92,9 @@ def model_card(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     """Write the card of the registered version."""
 
     def write(spec: AgentSpec) -> Outcome:
-        report = report_of(context, platform, spec)
         registered = platform.record("registered_model", spec.name, context.run.run_id)
         version = model_registry(platform).version(spec.registered_model, registered["semver"])
+        report = report_behind(version, platform, spec)
         snapshot = open_snapshot(spec.name, version.data_hash, paths=platform.paths, engine=platform.engine)
         card = build_model_card(
             spec,

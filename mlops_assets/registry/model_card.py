@@ -13,7 +13,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.files import atomic_write
 from mlops_assets.registry.registration import RegisteredVersion
 
-_PERFORMANCE = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_qps", "model_size_mb")
+_PERFORMANCE = ("latency_", "throughput_", "model_size_", "holdout_")
 
 
 class ModelCard(BaseModel):
@@ -97,7 +97,7 @@ def build_model_card(
         training_data_size=report.identity.training_rows,
         data_date_range=f"{facts.first_event.date()}..{facts.last_event.date()}",
         feature_list=spec.state_fields,
-        metrics={name: value for name, value in report.metrics.items() if name not in _PERFORMANCE},
+        metrics={name: value for name, value in report.metrics.items() if not name.startswith(_PERFORMANCE)},
         test_data_performance=_performance(report),
         bias_analysis=_bias(report),
         limitations=report.limitations,
@@ -139,7 +139,7 @@ def load_model_card(path: Path) -> ModelCard:
 
 
 def _performance(report: ValidationReport) -> dict[str, float]:
-    figures = {name: report.metrics[name] for name in _PERFORMANCE if name in report.metrics}
+    figures = {name: value for name, value in report.metrics.items() if name.startswith(_PERFORMANCE)}
     accuracy: Interval | None = report.intervals.get("accuracy")
     if accuracy is not None:
         bounds = {"accuracy": accuracy.estimate, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
@@ -150,7 +150,7 @@ def _performance(report: ValidationReport) -> dict[str, float]:
 def _bias(report: ValidationReport) -> str:
     judged = report.gate("max_slice_gap_points")
     worst = report.slices.worst
-    if judged is None or worst is None or worst.gap_points is None:
+    if judged is None or judged.passed is None or worst is None or worst.gap_points is None:
         return "Not judged: the held-out data have no two slices of one dimension that are large enough to compare."
     verdict = "within" if judged.passed else "beyond"
     return (

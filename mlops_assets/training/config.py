@@ -41,23 +41,24 @@ class DqnConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     learning_rate_scaling: Literal["none", "linear"] = "none"
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
     gamma: Annotated[float, Field(ge=0, le=1)] | None = None
     buffer_size: Annotated[int, Field(ge=1)] = 1_000_000
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (
-        128,
-        128,
+        96,
+        96,
+        96,
     )
-    updates: Annotated[int, Field(ge=1)] = 6_000
+    updates: Annotated[int, Field(ge=1)] = 8_000
     updates_per_block: Annotated[int, Field(ge=1, le=1024)] = 16
-    target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.8
     policy_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
     loss: Literal["huber", "mse"] = "mse"
     max_gradient_norm: Annotated[float, Field(gt=0)] = 10.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     report_every: Annotated[int, Field(ge=1)] = 200
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,11 @@ class CurvePoint:
     gradient_norm: float
     train_accuracy: float
     exploration_rate: float
+
+    def metrics(self) -> dict[str, float]:
+        """Everything but update and time, without what is unknown."""
+        values = {name: value for name, value in asdict(self).items() if name not in {"update", "seconds"}}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def summary(self, updates: int) -> str:
         """One line for a log."""

@@ -5,26 +5,24 @@ Every call names its run: no active run, no global tracking URI, nothing left ov
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import make_url
 
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, TransientError
-from mlops_assets.foundation.files import storage_errors
+from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.training.episodes import EpisodeCurve, thinned
 from mlops_assets.training.learner import CurvePoint
 
@@ -144,7 +142,7 @@ class TrainingTracker:
         with _store_errors(self.tracking_uri):
             logged = {metric.step for metric in self._client().get_metric_history(run_id, "loss")}
         new = [point for point in points if point.update not in logged]
-        self._log_points(run_id, [(*value, point.update) for point in new for value in _curve_values(point)])
+        self._log_points(run_id, [(*value, point.update) for point in new for value in point.metrics().items()])
 
     def log_episodes(self, run_id: str, episodes: EpisodeCurve) -> None:
         """Log the logged episodes, thinned, with the episode's number as step; not when the run has them already."""
@@ -197,14 +195,7 @@ class TrainingTracker:
 
         MLflow's ONNX flavour: it loads without this project's classes and without unpickling, and measured beside the
         others (package pt2 / pickled class / ONNX) it is saved in 0.9 s (21.5 / 0.03), loaded in 22 ms (106 / 7) and
-        answers one state in 0.04 ms (0.21 / 0.10).
-
-        Args:
-            run_id: the run.
-            onnx_file: what `export_onnx` wrote.
-            spec: the agent.
-            states: example states (N, D), at least one.
-            q_values: their Q-values (N, A).
+        answers one state in 0.04 ms (0.21 / 0.10). `q_values` (N, A) are those of the example `states` (N, D), N >= 1.
 
         Returns:
             The model's URI, `models:/m-...`; its status is READY. A second call returns the first call's.
@@ -217,7 +208,7 @@ class TrainingTracker:
 
         client = self._client()
         with _store_errors(self.tracking_uri):
-            ready = self._ready_model(client, run_id)
+            ready = _ready_model(client, run_id)
             if ready is not None:
                 return f"models:/{ready.model_id}"
             run = client.get_run(run_id)
@@ -297,14 +288,6 @@ class TrainingTracker:
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
 
-    def _ready_model(self, client: MlflowClient, run_id: str) -> LoggedModel | None:
-        outputs = client.get_run(run_id).outputs
-        for output in outputs.model_outputs if outputs else []:
-            model = client.get_logged_model(output.model_id)
-            if model.name == MODEL_NAME and str(model.status) == "READY":
-                return model
-        return None
-
 
 def connect(tracking_uri: str) -> MlflowClient:
     """Return a client of an MLflow store with its usage reports switched off; a new database is migrated first.
@@ -321,8 +304,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     with _store_errors(tracking_uri):
         if tracking_uri.startswith(("http://", "https://")):
             return MlflowClient(tracking_uri)
-        with _migration_lock(tracking_uri).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(_migration_lock(tracking_uri)):
             client = MlflowClient(tracking_uri)
             client.search_experiments(max_results=1)
     return client
@@ -332,11 +314,15 @@ def _migration_lock(tracking_uri: str) -> Path:
     """Lock file of a database: beside an SQLite file, else one a user and machine."""
     if tracking_uri.startswith(_SQLITE):
         database = Path(tracking_uri.removeprefix(_SQLITE))
-        with storage_errors(database):
-            database.parent.mkdir(parents=True, exist_ok=True)
         return database.with_name(f"{database.name}.lock")
     name = hashlib.sha256(tracking_uri.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"mlops-mlflow-{os.getuid()}-{name}.lock"
+
+
+def _ready_model(client: MlflowClient, run_id: str) -> LoggedModel | None:
+    outputs = client.get_run(run_id).outputs
+    models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+    return next((m for m in models if m.name == MODEL_NAME and str(m.status) == "READY"), None)
 
 
 def _save_model(
@@ -372,12 +358,6 @@ def _save_model(
     )
 
 
-def _curve_values(point: CurvePoint) -> Iterator[tuple[str, float]]:
-    for name, value in asdict(point).items():
-        if name not in {"update", "seconds"} and math.isfinite(value):
-            yield name, value
-
-
 @contextmanager
 def _store_errors(tracking_uri: str) -> Iterator[None]:
     """Turn MLflow's exceptions into the project's: what a second try may cure is a `TransientError`."""
@@ -386,7 +366,7 @@ def _store_errors(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        store = _without_password(tracking_uri)
+        store = make_url(tracking_uri).render_as_string(hide_password=True)
         message = str(error.message).replace(tracking_uri, store)
         if error.error_code in _PERMANENT:
             raise InputError(f"MLflow at {store} refused: {message}") from error
@@ -394,8 +374,3 @@ def _store_errors(tracking_uri: str) -> Iterator[None]:
             f"MLflow at {store} does not answer: {message}. "
             "Check MLFLOW_TRACKING_URI and that the server runs, then run the step again"
         ) from error
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
