@@ -137,7 +137,7 @@ def _under_test(
             model_name=spec.registered_model,
             run_id=model["run_id"],
             data_hash=model["data_hash"],
-            training_hash=model["fingerprint"],
+            training_hash=model["identity"],
             architecture=architecture(network),
             training_rows=training_set.rows,
         ),

@@ -112,8 +112,13 @@ _REQUIREMENTS = AgentSpec(
     actions=("skip", "smoke", "functional", "exhaustive"),
     context=(
         *_SHARED_CONTEXT,
-        ContextField("requirement_risk", "Business risk times change rate; the riskier, the deeper a test has to go to cover it."),
-        ContextField("requirement_effort", "Effort of testing the requirement, as a share of the largest; takes budget and costs."),
+        ContextField(
+            "requirement_risk", "Business risk times change rate; the riskier, the deeper a test has to go to cover it."
+        ),
+        ContextField(
+            "requirement_effort",
+            "Effort of testing the requirement, as a share of the largest; takes budget and costs.",
+        ),
         ContextField("area_is_forms", "1 when the requirement is about forms and input."),
         ContextField("area_is_navigation", "1 when the requirement is about navigation and search."),
         ContextField("area_is_data", "1 when the requirement is about data and state."),

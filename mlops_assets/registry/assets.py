@@ -65,6 +65,7 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
                 tags=reason.model_dump(),
             ),
             spec,
+            bump="major" if report.comparison is not None and report.comparison.architecture_change else "minor",
         )
         done = "registered" if version.created else "nothing changed since, so nothing was registered: it is"
         context.log.info(f"{spec.name}: {done} {version.model_name} {version.semver}")

@@ -84,7 +84,7 @@ def dqn_model(
 def _outcome(model: "TrainedModel", training_hash: str) -> Outcome:
     facts = {
         "run_id": model.run_id,
-        "fingerprint": model.lineage.fingerprint,
+        "identity": model.identity,
         "data_hash": model.lineage.data_hash,
         "training_hash": training_hash,
         "weights_hash": model.weights_hash,

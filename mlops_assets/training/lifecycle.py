@@ -8,6 +8,7 @@ from mlops_assets.experiences.snapshots import Snapshot
 from mlops_assets.features.training_set import TrainingSet
 from mlops_assets.features.views import VIEWS
 from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.files import digest
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.provenance import git_sha, lock_hash, project_root
 from mlops_assets.training.artifacts import ArtifactFolder
@@ -33,6 +34,13 @@ class TrainedModel:
     weights_hash: str
     trained: bool
     metrics: Mapping[str, float]
+
+    @property
+    def identity(self) -> str:
+        """What was trained: the fingerprint, or the weights themselves where the commit does not say which code ran."""
+        if self.lineage.reproducible:
+            return self.lineage.fingerprint
+        return digest({"fingerprint": self.lineage.fingerprint, "weights_hash": self.weights_hash})
 
 
 def lineage_of(training_set: TrainingSet, snapshot: Snapshot, config: DqnConfig, *, seed: int) -> Lineage:

@@ -29,6 +29,14 @@ class DqnTrainer(dg.ConfigurableResource["DqnTrainer"]):
         default_factory=dict, description="Single hyper-parameters over those of the file, by name."
     )
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
+        """Check the hyper-parameters when the run starts, and not only when its data are ready.
+
+        Raises:
+            SettingsError: the file is missing, or a key or value is not valid.
+        """
+        self.config()
+
     def config(self) -> DqnConfig:
         """Return the hyper-parameters of the run.
 

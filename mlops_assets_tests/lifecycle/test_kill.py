@@ -20,6 +20,7 @@ from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets_tests.lifecycle.conftest import FirstLifecycle
 from mlops_assets_tests.lifecycle.worlds import BIN, ROOT, SMALL, TRAINING, World, read_run
 
+JOB = ("-m", "mlops_assets.definitions", "-j", "model_lifecycle")
 _AGENT = f"({'|'.join(AGENTS)})"
 # What is logged right before the kill: the first agent is done in that step, and the second one is at work.
 MOMENTS = {
@@ -42,8 +43,7 @@ class Lifecycle:
         """Start the job in a process group of its own, the log on its standard output."""
         telemetry_off = {name: os.environ[name] for name in os.environ if name.endswith(("_TRACK", "_TELEMETRY"))}
         return subprocess.Popen(
-            [BIN / "dagster", "job", "execute", "-m", "mlops_assets.definitions", "-j", "model_lifecycle"]
-            + ["-c", self.config],
+            [BIN / "dagster", "job", "execute", *JOB, "-c", self.config],
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
@@ -95,7 +95,7 @@ def test_killed_three_times_it_ends_as_if_nothing_had_happened(first_lifecycle: 
     lifecycle.finish()
 
     assert world.identity() == first_lifecycle.identity
-    assert world.versions() == dict.fromkeys(AGENTS, ["1.0.0"])
+    assert world.versions() == {agent: ["1.0.0"] for agent in AGENTS}
     _nothing_is_left_over(world)
     with world.instance() as instance:
         last, *killed = instance.get_runs()
@@ -125,7 +125,7 @@ def _nothing_is_left_over(world: World) -> None:
         assert verify_chain(session).intact
         assert list(session.scalars(select(Lease.holder).where(Lease.resource.startswith("dagster-run:")))) == []
         snapshots = select(SnapshotRecord.agent, func.count()).group_by(SnapshotRecord.agent)
-        assert {agent: count for agent, count in session.execute(snapshots)} == dict.fromkeys(AGENTS, 1)
+        assert dict(session.execute(snapshots).tuples().all()) == dict.fromkeys(AGENTS, 1)
     paths = world.settings.paths
     assert [path for path in (world.root / "home").rglob("*.tmp") if ".dvc" not in path.parts] == []
     uri = world.settings.tracking_uri

@@ -29,6 +29,12 @@ def test_every_input_changes_the_fingerprint(name: str) -> None:
     assert replace(LINEAGE, **other).fingerprint != LINEAGE.fingerprint  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("sha", "reproducible"), [("a1", True), ("a1-dirty", False), ("unknown", False)])
+def test_only_a_clean_commit_says_which_code_ran(sha: str, reproducible: bool) -> None:
+    """An edited working tree under an old commit's name: the edit would never be trained."""
+    assert replace(LINEAGE, git_sha=sha).reproducible is reproducible
+
+
 def test_names_alone_do_not_change_the_fingerprint() -> None:
     """The same data under DVC or not are the same data."""
     assert replace(LINEAGE, dvc_md5=None, feature_views={}).fingerprint == LINEAGE.fingerprint

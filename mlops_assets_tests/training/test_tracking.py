@@ -203,6 +203,29 @@ def test_a_repetition_is_found_by_its_fingerprint(tracker: TrainingTracker) -> N
     assert tracker.find_finished(TOY, "f2") is None
 
 
+def test_abandoned_runs_are_closed(tracker: TrainingTracker) -> None:
+    """After `kill -9` a run says RUNNING for ever; a finished one must keep its end."""
+    finished, abandoned = _start(tracker), _start(tracker, "dagster-2")
+    tracker.finish(finished)
+    assert tracker.close_abandoned(TOY) == [abandoned]
+    client = connect(tracker.tracking_uri)
+    assert [client.get_run(run_id).info.status for run_id in (finished, abandoned)] == ["FINISHED", "KILLED"]
+    assert tracker.close_abandoned(TOY) == []
+
+
+def test_artifacts_come_back_from_the_store(tracker: TrainingTracker, tmp_path: Path) -> None:
+    """The champion was trained on another machine: its files are in MLflow only."""
+    run_id = _start(tracker)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "policy.pt").write_bytes(b"weights")
+    tracker.log_artifacts(run_id, tmp_path / "files")
+    tracker.download_artifact(run_id, "policy.pt", tmp_path / "back")
+    tracker.download_artifact(run_id, "absent.pt", tmp_path / "back")
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "back").iterdir()] == [("policy.pt", b"weights")]
+    with pytest.raises(InputError, match="refused"):
+        tracker.download_artifact("0" * 32, "policy.pt", tmp_path / "back")
+
+
 def test_a_server_that_does_not_answer_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A permanent failure where the next try would pass, or a password in the log."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
