@@ -10,6 +10,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export DAGSTER_DISABLE_TELEMETRY = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = 1
+export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
@@ -38,9 +39,12 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	mkdir -p $(DAGSTER_HOME)
 	cp $< $@
 
+# DuckDB's binding complains about its own leftovers when the interpreter ends; nothing can be done about it here.
+QUIET := 2> >(grep --line-buffered -vE '^nanobind: | - (leaked|\.\.\. skipped) |^See https://nanobind' >&2)
+
 run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or of one: make run agent=execution
-	$(BIN)/dagster job execute -m mlops_assets.definitions \
-		$(if $(agent),-j retrain --tags '{"dagster/partition": "$(agent)"}',-j model_lifecycle)
+	@$(BIN)/dagster job execute -m mlops_assets.definitions -c configs/console.yaml $(if $(config),-c $(config)) \
+		$(if $(agent),-j retrain --tags '{"dagster/partition": "$(agent)"}',-j model_lifecycle) $(QUIET)
 	@echo
 	@$(BIN)/python -m mlops_assets.summary
 	@echo

@@ -80,7 +80,8 @@ def validation_report(context: dg.AssetExecutionContext, platform: Platform) -> 
         report = finished.report
         metadata = {
             "verdict": report.verdict,
-            "report": dg.MetadataValue.url(finished.files.html.as_uri()),
+            # A path to copy: browsers refuse to follow file:// links from a page that came over http.
+            "report": dg.MetadataValue.path(finished.files.html),
             "report_json": dg.MetadataValue.path(finished.files.json),
             "gates": dg.MetadataValue.md(_gates(report)),
             "evidence_hash": report.evidence_hash,

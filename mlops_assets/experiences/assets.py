@@ -5,7 +5,7 @@ import dagster as dg
 from mlops_assets.experiences.ingest import ingest
 from mlops_assets.experiences.snapshots import collect_snapshot, open_snapshot, snapshot_before
 from mlops_assets.experiences.sources import data_versions, execution_source, experience_source
-from mlops_assets.experiences.validation import validate_snapshot
+from mlops_assets.experiences.validation import ValidationResult, validate_snapshot
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent, permanent_failures
 from mlops_assets.foundation.resources import Platform
@@ -32,7 +32,7 @@ def test_executions(context: dg.AssetExecutionContext, platform: Platform) -> dg
     )
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": report.rows,
+            "new_executions": report.rows,
             "source": source.kind,
             "files_read": report.files_read,
             "files_skipped": report.files_skipped,
@@ -121,12 +121,24 @@ def data_validation_report(context: dg.AssetExecutionContext, platform: Platform
             metadata={
                 "data_hash": snapshot.data_hash,
                 "passed": result.passed,
-                "data_docs": dg.MetadataValue.url(result.data_docs.as_uri()),
+                "rules": _counts(result),
+                # A path to copy: browsers refuse to follow file:// links from a page that came over http.
+                "data_docs": dg.MetadataValue.path(result.data_docs),
                 "expectations": dg.MetadataValue.md(result.as_markdown()),
             },
         )
 
     return each_agent(context, platform, validate)
+
+
+def _counts(result: ValidationResult) -> str:
+    """The table of expectations opens on a click only, since it is long; this line is there at once."""
+    hold = sum(outcome.verdict == "pass" for outcome in result.expectations)
+    undecided = f", {len(result.insufficient_data)} could not be judged" if result.insufficient_data else ""
+    broken = "".join(
+        f"; {word}: {', '.join(names)}" for word, names in (("broken", result.failed), ("warning", result.warnings)) if names
+    )
+    return f"{hold} of {len(result.expectations)} hold{undecided}{broken}"
 
 
 EXPERIENCES_ASSETS = [test_executions, training_experiences, data_validation_report]

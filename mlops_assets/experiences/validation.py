@@ -173,6 +173,7 @@ def _run(
         context = _context(temporary / _SITE)
         outcomes = [outcome for suite in suites for outcome in _outcomes(context, suite, snapshot, now)]
         context.build_data_docs()
+        _list_pages(temporary / _SITE)
         outcomes += [
             ExpectationOutcome(SHIFT_SUITE, rule.name, "insufficient_data", "warning", rule.reason, None, {})
             for rule in undecided
@@ -197,6 +198,15 @@ def _run(
         )
         (temporary / _RESULT).write_text(json.dumps(asdict(result), default=str, indent=2), encoding="utf-8")
     return result
+
+
+def _list_pages(site: Path) -> None:
+    """Put plain links on top of the index, whose own tables are filled by scripts from public servers: empty offline."""
+    index = site / "index.html"
+    pages = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html") if page != index)
+    links = "".join(f'<li><a href="{page}">{page}</a></li>' for page in pages)
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace("<body>", f"<body>\n<ul>{links}</ul>", 1), encoding="utf-8")
 
 
 def _quality(rows: int, quarantined: int, outcomes: Sequence[ExpectationOutcome]) -> float:

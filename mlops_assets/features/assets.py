@@ -51,8 +51,8 @@ def snapshot_of(context: dg.AssetExecutionContext, platform: Platform, spec: Age
 
 def _facts(refreshed: FeatureRefresh) -> dict[str, int | str]:
     if refreshed.first_day is None:
-        return {"dagster/row_count": 0, "computed": "nothing was due"}
-    return {"dagster/row_count": refreshed.rows, "computed": f"{refreshed.first_day} to {refreshed.through_day}"}
+        return {"rows_computed": 0, "computed": "nothing was due"}
+    return {"rows_computed": refreshed.rows, "computed": f"{refreshed.first_day} to {refreshed.through_day}"}
 
 
 @dg.asset(

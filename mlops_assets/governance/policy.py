@@ -98,7 +98,8 @@ def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decis
         ("approved", [*first, "low risk, and every check holds"]),
     )
     status, reasons = next((status, reasons) for status, reasons in ladder if reasons)
-    return Decision(status, risk, tuple(reasons), checks)
+    # Two checks of one figure may lack the same data: one sentence says it.
+    return Decision(status, risk, tuple(dict.fromkeys(reasons)), checks)
 
 
 def assess_risk(evidence: Evidence, policy: GovernancePolicy) -> tuple[Risk, list[str]]:

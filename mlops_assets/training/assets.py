@@ -93,10 +93,12 @@ def _outcome(model: "TrainedModel", training_hash: str) -> Outcome:
     picture = dg.MetadataValue.md(f"![training curves]({_data_uri(model)})")
     folder = dg.MetadataValue.path(model.files.folder)
     metrics = {name: float(value) for name, value in model.metrics.items()}
+    # With a space, since a long name that cannot wrap runs into its value in the UI.
+    lineage = {name.replace(".", " "): value for name, value in model.lineage.tags().items()}
     return Outcome(
         record=facts,
         version=model.weights_hash,
-        metadata={**facts, **model.lineage.tags(), **metrics, "training_curves": picture, "folder": folder},
+        metadata={**facts, **lineage, **metrics, "training_curves": picture, "folder": folder},
     )
 
 

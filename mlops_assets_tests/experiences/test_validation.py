@@ -92,7 +92,7 @@ def test_a_sound_snapshot_passes_and_may_be_trained_on(engine: Engine, tmp_path:
         "state.field_2.missing",
     }
     require_validated(engine, "requirements", snapshot.data_hash)
-    assert result.data_docs.is_file()
+    assert 'href="expectations/training_experiences.html"' in result.data_docs.read_text()
     assert str(result.data_docs).startswith(str(ArtifactPaths(tmp_path).validation("requirements", snapshot.data_hash)))
     pages = "".join(page.read_text() for page in result.data_docs.parent.rglob("validations/**/*.html"))
     assert "state.field_2" in pages

@@ -116,7 +116,7 @@ def test_executions_are_counted(first: Run) -> None:
         0,
         0,
     )
-    assert facts["dagster/row_count"] > DAYS * 100
+    assert facts["new_executions"] > DAYS * 100
     assert facts["first"].startswith("2026-01-05")
     assert first.facts("test_execution_features")["computed"] == "2026-01-05 to 2026-03-05"
 
