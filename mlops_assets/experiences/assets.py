@@ -136,7 +136,9 @@ def _counts(result: ValidationResult) -> str:
     hold = sum(outcome.verdict == "pass" for outcome in result.expectations)
     undecided = f", {len(result.insufficient_data)} could not be judged" if result.insufficient_data else ""
     broken = "".join(
-        f"; {word}: {', '.join(names)}" for word, names in (("broken", result.failed), ("warning", result.warnings)) if names
+        f"; {word}: {', '.join(names)}"
+        for word, names in (("broken", result.failed), ("warning", result.warnings))
+        if names
     )
     return f"{hold} of {len(result.expectations)} hold{undecided}{broken}"
 

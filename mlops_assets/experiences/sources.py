@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 
 from mlops_assets.experiences.ci_history import CiHistoryFile
 from mlops_assets.experiences.data_versions import DataVersions
@@ -21,6 +21,7 @@ from mlops_assets.experiences.table_source import TableSource
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import SettingsError
+from mlops_assets.foundation.files import sha256_file
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import IngestedSource
 
@@ -75,13 +76,21 @@ def experience_source(settings: Settings, spec: AgentSpec, engine: Engine) -> Ex
             f"{REPLAYED_AGENT!r} can learn, not {spec.name!r}; run that agent alone (make run agent={REPLAYED_AGENT}), "
             "or take MLOPS_EXPERIENCE_SOURCE=simulator, which MLOPS_USER_STORIES gives real requirement texts"
         )
-    return HistoryReplay(_executions_of(settings, engine, kind), ReplayConfig(seed=settings.simulator_seed))
+    history = settings.source_path if kind == "ci_history" else None
+    project = kind if history is None else f"{kind}-{history.stem}"
+    config = ReplayConfig(seed=settings.simulator_seed, project=project)
+    return HistoryReplay(_executions_of(settings, engine, kind, history), config)
 
 
-def _executions_of(settings: Settings, engine: Engine, kind: str) -> pa.Table:
-    """Executions that came from sources of one kind: two kinds in one home are never mixed."""
+def _executions_of(settings: Settings, engine: Engine, kind: str, history: Path | None) -> pa.Table:
+    """Executions that came from sources of one kind, or from one CI history: two in one home are never mixed."""
+    sources = select(IngestedSource.source_hash).where(IngestedSource.kind == kind)
+    if history is not None:
+        # By content too: a history that was renamed since is known under its old name.
+        content = sha256_file(history) if history.is_file() else ""
+        sources = sources.where(or_(IngestedSource.source_file == history.name, IngestedSource.source_hash == content))
     with read_transaction(engine) as session:
-        hashes = list(session.scalars(select(IngestedSource.source_hash).where(IngestedSource.kind == kind)))
+        hashes = list(session.scalars(sources))
     executions = read_executions(settings.paths)
     return executions.filter(pc.is_in(executions["source_hash"], value_set=pa.array(hashes, pa.string())))
 

@@ -113,10 +113,13 @@ def online_features(context: dg.AssetExecutionContext, platform: Platform) -> dg
 
     def copy(spec: AgentSpec) -> Outcome:
         snapshot = snapshot_of(context, platform, spec)
-        copied = feature_store(platform).materialize(snapshot.label_cutoff)
+        store = feature_store(platform)
+        # Serving's clock never goes back: a closed history may have ended years before what is online already.
+        as_of = max(snapshot.label_cutoff, store.materialized_until() or snapshot.label_cutoff)
+        copied = store.materialize(as_of)
         record_materialization(platform.engine, copied, platform.clock.now())
         return Outcome(
-            record={"as_of": snapshot.label_cutoff.isoformat()},
+            record={"as_of": as_of.isoformat()},
             version=snapshot.data_hash,
             metadata={f"{view.view}: keys written": view.keys_written for view in copied},
         )

@@ -1,5 +1,7 @@
 """Checks of this room: training and serving see the same values, and no decision sees the future."""
 
+from datetime import datetime
+
 import dagster as dg
 
 from mlops_assets.experiences.snapshots import open_snapshot
@@ -20,7 +22,8 @@ def offline_equals_online(context: dg.AssetCheckExecutionContext, platform: Plat
         record = platform.record("training_experiences", agent, run.run.run_id)
         snapshot = open_snapshot(agent, record["data_hash"], paths=platform.paths, engine=platform.engine)
         sample = sample_decisions(snapshot, _SAMPLE, _SEED)
-        found[agent] = check_parity(feature_store(platform), sample, snapshot.label_cutoff)
+        as_of = datetime.fromisoformat(platform.record("online_features", agent, run.run.run_id)["as_of"])
+        found[agent] = check_parity(feature_store(platform), sample, as_of)
     return dg.AssetCheckResult(
         passed=all(report.passed for report in found.values()),
         metadata={

@@ -1,8 +1,10 @@
-"""A Redis URL in the form that Feast's online store reads."""
+"""What is special about Redis as Feast's online store: the form of its address, and the errors it answers with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
-from mlops_assets.foundation.errors import SettingsError
+from mlops_assets.foundation.errors import SettingsError, TransientError
 
 _DEFAULT_PORT = 6379
 
@@ -31,3 +33,22 @@ def redis_connection_string(url: str) -> str:
         )
     head = f"{parts.hostname}:{parts.port or _DEFAULT_PORT}"
     return ",".join([head, *(f"{name}={value}" for name, value in options.items())])
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Let a Redis that does not answer be tried again, and say of one that refuses us what to set; never the password.
+
+    Raises:
+        SettingsError: user or password are not accepted.
+        TransientError: there is no answer.
+    """
+    from redis import exceptions
+
+    host = urlsplit(url).hostname
+    try:
+        yield
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
+        raise SettingsError(f"Redis on {host} refuses the user or password in MLOPS_REDIS_URL: {error}") from error
+    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        raise TransientError(f"Redis on {host}, named by MLOPS_REDIS_URL, does not answer: {error}") from error

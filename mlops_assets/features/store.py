@@ -5,7 +5,7 @@ overwrite a newer one, incremental materialisation misses late rows, historical 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -25,7 +25,7 @@ from mlops_assets.features.offline import (
     view_folder,
 )
 from mlops_assets.features.point_in_time import microseconds, newest_rows, point_in_time_rows, take_rows
-from mlops_assets.features.redis_url import redis_connection_string
+from mlops_assets.features.redis_url import redis_connection_string, redis_errors
 from mlops_assets.features.vector import FeatureBlock, feature_arrays, feature_block
 from mlops_assets.features.views import (
     AGENT_CONTEXT_FEATURES,
@@ -122,10 +122,12 @@ class FeatureStoreAdapter:
             SettingsError: the Redis URL is not one.
         """
         self._paths = paths
-        self._online_store = (
+        self._redis_url = redis_url
+        self._online_store: dict[str, Any] = (
             {"type": "sqlite", "path": str((paths.features / "online.db").absolute())}
             if redis_url is None
-            else {"type": "redis", "connection_string": redis_connection_string(redis_url)}
+            # Feast's own guard on Redis drops a corrected row too, since it is as old as the stored one.
+            else {"type": "redis", "connection_string": redis_connection_string(redis_url), "skip_dedup": True}
         )
         self._registry_url = registry_url or f"sqlite:///{(paths.features / 'registry.db').absolute()}"
 
@@ -189,9 +191,20 @@ class FeatureStoreAdapter:
 
         Raises:
             NotReadyError: `apply` was never called.
+            SettingsError: Redis refuses the user or password.
+            TransientError: Redis does not answer.
         """
-        with self._locked():
+        with self._locked(), self._online_errors():
             return tuple(self._materialize(view, as_of, start or as_of - view.ttl) for view in views)
+
+    def materialized_until(self) -> datetime | None:
+        """Return the latest moment that the online store was brought to; None before the first time.
+
+        Raises:
+            NotReadyError: `apply` was never called.
+        """
+        ends = [self._registered(view).most_recent_end_time for view in VIEWS]
+        return max((end.replace(tzinfo=end.tzinfo or UTC) for end in ends if end is not None), default=None)
 
     def _materialize(self, view: ViewSpec, as_of: datetime, start: datetime) -> Materialization:
         registered = self._registered(view)
@@ -250,12 +263,15 @@ class FeatureStoreAdapter:
 
         Raises:
             NotReadyError: `apply` was never called.
+            SettingsError: Redis refuses the user or password.
+            TransientError: Redis does not answer.
         """
         moment = int(microseconds(pa.chunked_array([pa.array([as_of], pa.timestamp("us", "UTC"))]))[0])
         joined: dict[str, pa.Array] = {}
         for view in views:
             names = [feature.name for feature in view.features]
-            columns, times = self._read_online(view, entities[view.key], names)
+            with self._online_errors():
+                columns, times = self._read_online(view, entities[view.key], names)
             ttl = view.ttl // timedelta(microseconds=1)
             invalid = (times < 0) | (times > moment) | (moment - times > ttl)
             joined[view.timestamp_column] = pa.array(times, pa.timestamp("us", "UTC"), mask=invalid)
@@ -309,6 +325,9 @@ class FeatureStoreAdapter:
                 f"{error} in {self._paths.features}: materialise the feature assets first, or run "
                 "`feast -c feature_repo apply`"
             ) from None
+
+    def _online_errors(self) -> AbstractContextManager[None]:
+        return redis_errors(self._redis_url) if self._redis_url else nullcontext()
 
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")

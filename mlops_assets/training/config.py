@@ -21,8 +21,8 @@ class DqnConfig(BaseModel):
     transitions it replays.
 
     Attributes:
-        learning_rate: peak learning rate of AdamW for one process; see `scaled_learning_rate`.
-        final_learning_rate_share: the learning rate falls along half a cosine to this share of its peak.
+        learning_rate: AdamW's learning rate at the first update, falling to 0 along half a cosine; for one process, see
+            `scaled_learning_rate`.
         learning_rate_scaling: `none`, or `linear` in the number of processes (Goyal et al. 2017).
         batch_size: transitions per gradient update and process; see `global_batch_size`.
         gamma: discount per decision; null takes the agent's own.
@@ -31,7 +31,6 @@ class DqnConfig(BaseModel):
         updates: gradient updates.
         updates_per_block: updates that share one computation of TD targets (and one step of the target network).
         target_decay: share of its old weights that the target network keeps at each block (Polyak averaging).
-        policy_decay: the same for the averaged weights that become the policy.
         loss: `huber` (threshold one standard deviation of the rewards) or `mse`.
         max_gradient_norm: gradients are scaled down to this norm.
         weight_decay: decoupled weight decay of AdamW.
@@ -42,7 +41,6 @@ class DqnConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
-    final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     learning_rate_scaling: Literal["none", "linear"] = "none"
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
     gamma: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -55,7 +53,6 @@ class DqnConfig(BaseModel):
     updates: Annotated[int, Field(ge=1)] = 8_000
     updates_per_block: Annotated[int, Field(ge=1, le=1024)] = 16
     target_decay: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    policy_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
     loss: Literal["huber", "mse"] = "mse"
     max_gradient_norm: Annotated[float, Field(gt=0)] = 10.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -76,7 +73,7 @@ class DqnConfig(BaseModel):
         return self.batch_size * processes
 
     def scaled_learning_rate(self, processes: int) -> float:
-        """Peak learning rate of a training by `processes` data-parallel processes.
+        """First learning rate of a training by `processes` data-parallel processes.
 
         Unchanged by default; with `learning_rate_scaling: linear` proportional to the global batch size.
         """

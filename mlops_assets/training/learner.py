@@ -112,8 +112,8 @@ def train(
     """Train one agent from logged decisions; labels are used for the curves only, never for learning.
 
     Targets are r + gamma * Q_target(s', argmax over a of Q_online(s', a)) (van Hasselt et al. 2016); the target network
-    and the returned policy are running averages of the online network. The same table, configuration and seed give the
-    same weights bit for bit on the CPU of one machine.
+    is a running average of the online one. The same table, configuration and seed give the same weights bit for bit on
+    the CPU of one machine.
 
     Args:
         table: training decisions in order of time.
@@ -132,7 +132,7 @@ def train(
     with _determinism(config.threads, seed):
         learner = _Learner(table, spec, config, torch.device(choice.device), seed)
         curve = tuple(learner.run(started, progress))
-        network = learner.policy.cpu().eval()
+        network = learner.online.cpu().eval()
     seconds = time.perf_counter() - started
     return TrainedAgent(
         network=network,
@@ -163,10 +163,9 @@ class _Learner:
         _fit_scales(self.online, states, rewards)
         self.online.to(device)
         self.target = deepcopy(self.online).requires_grad_(requires_grad=False)
-        self.policy = deepcopy(self.target)
         self.replay = _to_replay(table, newest, self.online, config.discount(spec), device)
         self.probe = self._draw_probe(table.best_action[newest], device)
-        self.flat = {net: FlatParameters(net) for net in (self.online, self.target, self.policy)}
+        self.flat = {net: FlatParameters(net) for net in (self.online, self.target)}
         self.optimizer = AdamW(
             self.flat[self.online],
             weight_decay=config.weight_decay,
@@ -175,8 +174,8 @@ class _Learner:
         self.loss_function = huber_loss if config.loss == "huber" else mse_loss
 
     def _learning_rate(self, update: int) -> float:
-        peak, final = self.config.scaled_learning_rate(_PROCESSES), self.config.final_learning_rate_share
-        return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * update / self.config.updates)))
+        first = self.config.scaled_learning_rate(_PROCESSES)
+        return first * 0.5 * (1 + math.cos(math.pi * update / self.config.updates))
 
     def _draw_probe(self, best_actions: NDArray[np.int64], device: torch.device) -> _Probe:
         rows = torch.randperm(self.size, generator=self.generator)[:_PROBE_ROWS]
@@ -187,7 +186,7 @@ class _Learner:
     def run(self, started: float, progress: Callable[[CurvePoint], None] | None) -> Iterator[CurvePoint]:
         """Do all updates; yield a point of the curves after every `report_every` of them and after the last."""
         config = self.config
-        online, target, policy = (self.flat[net].values for net in (self.online, self.target, self.policy))
+        online, target = self.flat[self.online].values, self.flat[self.target].values
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         done = reported = 0
@@ -198,7 +197,6 @@ class _Learner:
                 norms.append(norm)
             done += len(rows)
             target.lerp_(online, 1 - config.target_decay)
-            policy.lerp_(online, 1 - config.policy_decay)
             if done - reported >= config.report_every or done == config.updates:
                 point = self._measure(done, time.perf_counter() - started, losses, norms)
                 reported = done
@@ -241,7 +239,7 @@ class _Learner:
 
     @torch.no_grad()
     def _measure(self, update: int, seconds: float, losses: list[Tensor], norms: list[Tensor]) -> CurvePoint:
-        values = self.policy.scaled_values(self.probe.states)
+        values = self.online.scaled_values(self.probe.states)
         greedy = values.argmax(dim=1)
         labelled = self.probe.best_actions >= 0
         hits = (greedy == self.probe.best_actions)[labelled].double()
@@ -249,7 +247,7 @@ class _Learner:
             update=update,
             seconds=seconds,
             loss=float(torch.stack(losses).mean()),
-            q_value_mean=float(values.amax(dim=1).mean() * self.policy.value_scale),
+            q_value_mean=float(values.amax(dim=1).mean() * self.online.value_scale),
             learning_rate=self._learning_rate(update),
             gradient_norm=float(torch.stack(norms).mean()),
             train_accuracy=float(hits.mean()) if len(hits) else math.nan,

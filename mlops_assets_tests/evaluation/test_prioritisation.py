@@ -248,6 +248,6 @@ def test_the_report_shows_every_cycle_beside_the_rules(tmp_path: Path) -> None:
     )
     page = render_html(report)
     assert page.count("<td>000009</td>") == 1
-    assert "2 held-out cycles" in page
+    assert "held out: 2 cycles" in page
     assert "recency rate" in page
     assert '<span class="pass">pass</span>' in page

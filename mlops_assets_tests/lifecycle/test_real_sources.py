@@ -65,6 +65,7 @@ def _junit(cycle: int, at: datetime) -> str:
 
 
 def _ctrf(cycle: int, at: datetime) -> str:
+    """A report that knows its browsers; without any the bias check, and with it the approval, would be open."""
     start_ms = int(at.timestamp() * 1000)
     tests = [
         {
@@ -73,6 +74,7 @@ def _ctrf(cycle: int, at: datetime) -> str:
             "status": "failed" if _fails(cycle, test) else "passed",
             "duration": 1000 * (test + 1),
             "start": start_ms,
+            "browser": ("chromium", "firefox")[test % 2],
         }
         for test in range(TESTS)
     ]
@@ -85,10 +87,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.create(tmp_path_factory.mktemp("sources"), SMALL)
 
 
-def _history_run(world: World, path: Path) -> Run:
-    run = world.run(
-        "retrain", AGENT, git_sha=UNCOMMITTED, MLOPS_EXPERIENCE_SOURCE="ci_history", MLOPS_SOURCE_PATH=str(path)
-    )
+def _retrain(world: World, kind: str, path: Path) -> Run:
+    """Retrain from a working tree with changes, so that nothing says that the same weights would come out again."""
+    run = world.run("retrain", AGENT, git_sha=UNCOMMITTED, MLOPS_EXPERIENCE_SOURCE=kind, MLOPS_SOURCE_PATH=str(path))
     assert run.success, run.failures
     return run
 
@@ -97,24 +98,22 @@ def _history_run(world: World, path: Path) -> Run:
 def from_history(world: World) -> Run:
     """A retraining on a RETECS-like CSV."""
     _write_history(world.root / "history.csv")
-    return _history_run(world, world.root / "history.csv")
+    return _retrain(world, "ci_history", world.root / "history.csv")
 
 
 @pytest.fixture(scope="module")
-def again(world: World, from_history: Run) -> Run:
-    """The same again, from a working tree with changes, so that nothing says that the weights would be the same."""
-    assert from_history.success
-    return _history_run(world, world.root / "history.csv")
-
-
-@pytest.fixture(scope="module")
-def from_reports(world: World, again: Run) -> Run:
+def from_reports(world: World, from_history: Run) -> Run:
     """A retraining on a folder of reports, in the home that knows the CSV already."""
-    assert again.success
+    assert from_history.success
     _write_reports(world.root / "reports")
-    run = world.run("retrain", AGENT, MLOPS_EXPERIENCE_SOURCE="reports", MLOPS_SOURCE_PATH=str(world.root / "reports"))
-    assert run.success, run.failures
-    return run
+    return _retrain(world, "reports", world.root / "reports")
+
+
+@pytest.fixture(scope="module")
+def again(world: World, from_reports: Run) -> Run:
+    """The same again."""
+    assert from_reports.success
+    return _retrain(world, "reports", world.root / "reports")
 
 
 def _ranking(run: Run) -> dict[str, Any]:
@@ -142,33 +141,18 @@ def test_a_ci_history_ends_with_a_version_and_napfd_for_each_cycle(from_history:
     assert (executions["source"], executions["dagster/row_count"]) == ("ci_history", CYCLES * TESTS)
     ranking = _ranking(from_history)
     _check_ranking(ranking)
-    assert [cycle["cycle_id"] for cycle in ranking["cycles"]] == [f"history-{cycle:06d}" for cycle in FAILING_CYCLES]
+    assert [cycle["cycle_id"] for cycle in ranking["cycles"]] == [f"history-{cycle:010d}" for cycle in FAILING_CYCLES]
     assert [cycle["failures"] for cycle in ranking["cycles"]] == [
         sum(_fails(cycle, test) for test in range(TESTS)) for cycle in FAILING_CYCLES
     ]
     assert from_history.facts("registered_model", AGENT)["semver"] == "1.0.0"
+    approval = from_history.facts("approval", AGENT)
+    assert (approval["status"], approval["outcome"]) == ("requires_review", "waiting")
+    assert "no UI framework or browser has two slices" in approval["reasons"]
     assert world.record("validation_report", AGENT, from_history.run_id)["prioritisation"] == ranking["held_out"]
-    assert world.versions()[AGENT][-1] == "1.0.0"
     page = Path(from_history.facts("validation_report", AGENT)["report"].removeprefix("file://")).read_text("utf-8")
     assert "NAPFD" in page
-    assert f"history-{FAILING_CYCLES[-1]:06d}" in page
-
-
-def test_training_the_same_again_gives_no_version_and_no_second_decision(
-    from_history: Run, again: Run, world: World
-) -> None:
-    """The twin of a champion was no better than the champion: the champion was marked as rejected."""
-    first, second = (run.facts("dqn_model", AGENT) for run in (from_history, again))
-    assert (first["trained"], second["trained"]) == (True, True)
-    assert first["run_id"] != second["run_id"]
-    assert first["weights_hash"] == second["weights_hash"]
-    registered = again.facts("registered_model", AGENT)
-    assert (registered["created"], registered["semver"], registered["run_id"]) == (False, "1.0.0", first["run_id"])
-    approval = again.facts("approval", AGENT)
-    assert (approval["status"], approval["outcome"], approval["recorded_now"]) == ("approved", "unchanged", False)
-    with world.database() as engine, read_transaction(engine) as session:
-        decisions = session.query(DecisionRecord).where(DecisionRecord.semver == "1.0.0").all()
-        assert [decision.status for decision in decisions] == ["approved"]
+    assert f"history-{FAILING_CYCLES[-1]:010d}" in page
 
 
 def test_a_folder_of_reports_ends_with_a_version_of_its_own(from_reports: Run, world: World) -> None:
@@ -185,6 +169,25 @@ def test_a_folder_of_reports_ends_with_a_version_of_its_own(from_reports: Run, w
     assert not [cycle["cycle_id"] for cycle in ranking["cycles"] if cycle["cycle_id"].startswith("history-")]
     registered = from_reports.facts("registered_model", AGENT)
     assert (registered["semver"], registered["created"]) == ("1.1.0", True)
+    approval = from_reports.facts("approval", AGENT)
+    assert (approval["status"], approval["outcome"]) == ("approved", "champion")
+
+
+def test_training_the_same_again_gives_no_version_and_no_second_decision(
+    from_reports: Run, again: Run, world: World
+) -> None:
+    """The twin of a champion was no better than the champion: the champion was marked as rejected."""
+    first, second = (run.facts("dqn_model", AGENT) for run in (from_reports, again))
+    assert (first["trained"], second["trained"]) == (True, True)
+    assert first["run_id"] != second["run_id"]
+    assert first["weights_hash"] == second["weights_hash"]
+    registered = again.facts("registered_model", AGENT)
+    assert (registered["created"], registered["semver"], registered["run_id"]) == (False, "1.1.0", first["run_id"])
+    approval = again.facts("approval", AGENT)
+    assert (approval["status"], approval["outcome"], approval["recorded_now"]) == ("approved", "unchanged", False)
+    with world.database() as engine, read_transaction(engine) as session:
+        decisions = session.query(DecisionRecord).where(DecisionRecord.semver == "1.1.0").all()
+        assert [decision.status for decision in decisions] == ["approved"]
 
 
 def test_user_stories_become_the_requirements_of_the_decisions(world: World) -> None:
@@ -205,8 +208,7 @@ def test_user_stories_become_the_requirements_of_the_decisions(world: World) -> 
 def test_real_histories_end_with_a_version(world: World, shared_data: Path, kind: str, name: str) -> None:
     """Only files that we wrote ourselves were ever read to the end."""
     taken = world.versions()[AGENT]
-    run = world.run("retrain", AGENT, MLOPS_EXPERIENCE_SOURCE=kind, MLOPS_SOURCE_PATH=str(shared_data / name))
-    assert run.success, run.failures
+    run = _retrain(world, kind, shared_data / name)
     _check_ranking(_ranking(run))
     registered = run.facts("registered_model", AGENT)
     assert (registered["model_name"], registered["created"]) == (MODEL, True)

@@ -48,7 +48,6 @@ FAST = DqnConfig(
     updates=600,
     updates_per_block=4,
     target_decay=0.8,
-    policy_decay=0.9,
     weight_decay=0.0,
     report_every=100,
 )

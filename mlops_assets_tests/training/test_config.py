@@ -52,7 +52,6 @@ def test_every_field_changes_the_hash() -> None:
     """Two configurations with one hash would claim one origin for different weights."""
     others = {
         "learning_rate": 0.5,
-        "final_learning_rate_share": 0.5,
         "learning_rate_scaling": "linear",
         "batch_size": 7,
         "gamma": 0.5,
@@ -61,7 +60,6 @@ def test_every_field_changes_the_hash() -> None:
         "updates": 7,
         "updates_per_block": 7,
         "target_decay": 0.5,
-        "policy_decay": 0.5,
         "loss": "huber",
         "max_gradient_norm": 7.0,
         "weight_decay": 0.5,

@@ -92,7 +92,7 @@ def test_curves_and_progress(table: DecisionTable) -> None:
     last = seen[-1]
     assert 0 <= last.train_accuracy <= 1
     assert 0 <= last.exploration_rate <= 1
-    assert last.learning_rate == pytest.approx(SHORT.learning_rate * SHORT.final_learning_rate_share)
+    assert [point.learning_rate / SHORT.learning_rate for point in seen] == pytest.approx([0.655, 0.095, 0.0], abs=1e-3)
     assert seen[0].seconds < seen[-1].seconds <= result.seconds
     assert (result.updates, result.seed, result.config) == (40, 7, SHORT)
     assert result.updates_per_second == pytest.approx(40 / result.seconds)

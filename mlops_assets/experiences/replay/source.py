@@ -36,13 +36,14 @@ class ReplayConfig:
 
     Each cycle is gone through `passes` times, each time in another random order of its tests and with other actions of
     the behaviour policy: with probability `1 - epsilon` the class that the recency-weighted failure rate suggests (from
-    0.5 on high, from 0.125 on normal, else low), otherwise any class. `agent_id` names the CI project.
+    0.5 on high, from 0.125 on normal, else low), otherwise any class. `project` names the history: two histories in one
+    home have snapshots, cursors and agent features of their own.
     """
 
     passes: int = 4
     epsilon: float = 0.5
     seed: int = 20251027
-    agent_id: str = "execution-ci"
+    project: str = "ci"
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -57,12 +58,15 @@ class HistoryReplay:
     The cursor is the last cycle's start and id; a later cycle is new, an earlier one that arrives late is history only.
     """
 
-    name = "history-replay"
-
     def __init__(self, executions: pa.Table, config: ReplayConfig | None = None) -> None:
         self.config = config or ReplayConfig()
         self.cycles = cycle_histories(executions)
         self._by_key = {cycle.key: cycle for cycle in self.cycles}
+
+    @property
+    def name(self) -> str:
+        """`history-replay-` and the project."""
+        return f"history-replay-{self.config.project}"
 
     def as_of(self, now: datetime) -> datetime:
         """Return when the last verdict was known; `now` while the history is empty."""
@@ -143,7 +147,7 @@ class HistoryReplay:
         known = pa.array(np.full(tests, cycle.known_at)).cast(at.type)
         experiences = {
             "experience_id": ids,
-            "agent_id": [self.config.agent_id] * tests,
+            "agent_id": [f"execution-{self.config.project}"] * tests,
             "test_id": [cycle.test_ids[row] for row in order],
             "requirement_id": [""] * tests,
             "episode_id": [episode_id] * tests,

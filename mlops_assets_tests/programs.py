@@ -1,0 +1,26 @@
+"""Programs of the operating system that tests drive: found, given a port, and ended by their own process."""
+
+import os
+import shutil
+import socket
+
+import pytest
+
+
+def system_program(name: str, package: str) -> str:
+    """Path of a program; without it the test is skipped, but fails in CI, where nothing may go untested."""
+    found = shutil.which(name)
+    if found is None:
+        message = f"{name} is not installed; on Debian it is in the package {package}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
