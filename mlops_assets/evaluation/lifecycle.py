@@ -27,6 +27,7 @@ from mlops_assets.experiences.replay.source import HistoryReplay
 from mlops_assets.experiences.sources import experience_source
 from mlops_assets.features.training_set import TrainingSet
 from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import atomic_write
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import PolicyProfile
@@ -89,12 +90,35 @@ def evaluate_run(
     """
     run_id = model["run_id"]
     document = settings.paths.reports(spec.name) / run_id / REPORT_JSON
-    if document.is_file():
-        return Evaluation(read_report(document), measured_now=False)
+    # Two lifecycles that reuse one run would each measure it, and bind two decisions to two reports.
+    with file_lock(document.parent / ".lock"):
+        if document.is_file():
+            return Evaluation(read_report(document), measured_now=False)
+        report = _measure(
+            model, training_set, spec, profile, settings=settings, engine=engine, tracker=tracker, now=now
+        )
+        tracker.log_metrics(run_id, summary_metrics(report), tags={"validation_verdict": report.verdict})
+        with atomic_write(document) as temporary:
+            temporary.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    return Evaluation(report, measured_now=True)
+
+
+def _measure(
+    model: Mapping[str, Any],
+    training_set: TrainingSet,
+    spec: AgentSpec,
+    profile: PolicyProfile,
+    *,
+    settings: Settings,
+    engine: Engine,
+    tracker: TrainingTracker,
+    now: datetime,
+) -> ValidationReport:
+    run_id = model["run_id"]
     source = experience_source(settings, spec, engine)
     under_test = _under_test(model, training_set, spec, ArtifactFolder(settings.paths.models(spec.name) / run_id))
     champion = find_champion(spec, engine=engine, paths=settings.paths, tracker=tracker)
-    report = evaluate(
+    return evaluate(
         under_test,
         training_set.holdout(),
         spec,
@@ -105,10 +129,6 @@ def evaluate_run(
         now=now,
         prioritisation=_prioritisation(source, under_test, training_set, spec, profile, settings.training_seed),
     )
-    tracker.log_metrics(run_id, summary_metrics(report), tags={"validation_verdict": report.verdict})
-    with atomic_write(document) as temporary:
-        temporary.write_text(report.model_dump_json(indent=2), encoding="utf-8")
-    return Evaluation(report, measured_now=True)
 
 
 def finish_report(spec: AgentSpec, run_id: str, *, paths: ArtifactPaths, tracker: TrainingTracker) -> PublishedReport:

@@ -21,7 +21,7 @@ from mlops_assets.foundation.settings import Settings, load_settings
 class Platform(dg.ConfigurableResource["Platform"]):
     """Everything that a step needs to know about where it runs.
 
-    `settings` overrides environment variables by name, so that any setting can also be given in the run config:
+    `settings_override` overrides environment variables by name, so that any setting can also be given in the run config:
     `{"MLOPS_EXPERIENCE_SOURCE": "ci_history", "MLOPS_SOURCE_PATH": "history.csv"}`.
     """
 

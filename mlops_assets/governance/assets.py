@@ -10,6 +10,8 @@ from mlops_assets.governance.decisions import RecordedDecision, record_decision
 from mlops_assets.governance.policy import Evidence, evaluate_for_approval
 from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_behind
 
+ARCHITECTURE_TAG = "mlops/architecture_change"
+
 
 @dg.asset(
     group_name="governance",
@@ -29,7 +31,10 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
         report = report_behind(version, platform, spec)
         recorded = record_decision(
             version,
-            evaluate_for_approval(Evidence.from_report(report), platform.profile.governance),
+            evaluate_for_approval(
+                Evidence.from_report(report, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"),
+                platform.profile.governance,
+            ),
             evidence_hash=report.evidence_hash,
             engine=platform.engine,
             registry=registry,

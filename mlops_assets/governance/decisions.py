@@ -59,9 +59,8 @@ def record_decision(
     """Store a decision once for each (model, version, evidence) and apply it.
 
     Approved: the version becomes challenger in stage Staging, or champion directly when there is none yet. Requires
-        review: it
-    waits. Rejected: it stays where it is, with the reasons in its tags. A second call with the same evidence stores
-    nothing and keeps the first decision, and completes what a crash left undone.
+    review: it waits. Rejected: it stays where it is, with the reasons in its tags. A second call with the same evidence
+    stores nothing and keeps the first decision, and completes what a crash left undone.
 
     Args:
         version: the version to decide on.

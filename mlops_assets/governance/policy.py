@@ -4,8 +4,7 @@ Order of judgement, first match wins:
 
 1. an absolute check (accuracy, latency, security scan) fails: rejected, however small the risk;
 2. high risk (new architecture, or accuracy more than the limit below the champion's): requires review by people,
-although the
-   improvement check fails too, since a drop may be wanted;
+   although the improvement check fails too, since a drop may be wanted;
 3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
 4. a slice gap beyond its limit: requires review;
 5. not better than the champion beyond chance, or by less than the minimum: rejected;
@@ -90,7 +89,7 @@ def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decis
     by_people = [] if policy.auto_approve_low_risk else ["low risk, but the policy leaves every approval to people"]
     ladder: tuple[tuple[ApprovalStatus, list[str]], ...] = (
         ("rejected", [*absolute, *risk_reasons] if absolute else []),
-        ("requires_review", risk_reasons),
+        ("requires_review", [*risk_reasons, _approvers(policy)] if risk_reasons else []),
         ("requires_review", _reasons(checks, "insufficient_data")),
         ("requires_review", _reasons([check for check in checks if check.layer == "slices"], "fail")),
         ("rejected", _reasons(checks, "fail")),
@@ -100,6 +99,10 @@ def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decis
     status, reasons = next((status, reasons) for status, reasons in ladder if reasons)
     # Two checks of one figure may lack the same data: one sentence says it.
     return Decision(status, risk, tuple(dict.fromkeys(reasons)), checks)
+
+
+def _approvers(policy: GovernancePolicy) -> str:
+    return f"needs the approval of {' and '.join(policy.required_approvers_high_risk)}"
 
 
 def assess_risk(evidence: Evidence, policy: GovernancePolicy) -> tuple[Risk, list[str]]:

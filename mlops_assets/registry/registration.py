@@ -89,8 +89,7 @@ def create_or_adopt(
     """Write the version to MLflow, its row and its audit event; the caller holds the model's lock and commits.
 
     A version that MLflow holds for this run or training, but the database does not, comes from a call that died
-    before its
-    commit: it is adopted with the semantic version and the run that it was given.
+    before its commit: it is adopted with the semantic version and the run that it was given.
     """
     name = spec.registered_model
     stored = store.versions(name)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlops_assets.training.lifecycle import TrainedModel
 
 _LEASE_SECONDS = 30.0
+# A living holder is waited for as long as a training may take; a dead one loses its lease after _LEASE_SECONDS.
+_WAIT_SECONDS = 4 * 3600.0
 
 
 @dg.asset(
@@ -57,7 +59,7 @@ def dqn_model(
                 dagster_run,
                 _LEASE_SECONDS,
                 platform.clock,
-                wait_seconds=2 * _LEASE_SECONDS,
+                wait_seconds=_WAIT_SECONDS,
             ),
             mlflow_parent.open(context, tracker) as parent,
         ):

@@ -129,7 +129,7 @@ def train(
     _check_table(table, spec)
     choice = choose_device(device)
     started = time.perf_counter()
-    with _determinism(config.threads, seed):
+    with _determinism(config.threads, seed, choice.device):
         learner = _Learner(table, spec, config, torch.device(choice.device), seed)
         curve = tuple(learner.run(started, progress))
         network = learner.online.cpu().eval()
@@ -312,15 +312,16 @@ def _to_replay(
 
 
 @contextmanager
-def _determinism(threads: int, seed: int) -> Iterator[None]:
-    """Deterministic kernels, a fixed number of threads and seeded initial weights inside; as it was outside."""
+def _determinism(threads: int, seed: int, device: str) -> Iterator[None]:
+    """Seeded initial weights, a fixed number of threads and, on the CPU, deterministic kernels inside; as before outside."""
     before = (torch.get_num_threads(), torch.get_deterministic_debug_mode())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         # Refuses kernels without a fixed order, as use_deterministic_algorithms does, but without importing the compiler:
         # 820 modules, 3.7 s of CPU time in every process.
-        torch.set_deterministic_debug_mode("error")
+        # On a GPU it would refuse matrix products outright unless CUBLAS_WORKSPACE_CONFIG is set before CUDA starts.
+        torch.set_deterministic_debug_mode("error" if device == "cpu" else before[1])
         try:
             yield
         finally:

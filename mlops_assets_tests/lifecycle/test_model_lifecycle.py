@@ -268,8 +268,8 @@ def test_every_decision_is_in_the_audit_trail(first: Run, world: World) -> None:
 def test_a_second_run_reads_and_registers_nothing(first: Run, second: Run) -> None:
     """Every night a new version of the same model, and all of the data read again."""
     facts = second.facts("test_executions")
-    assert (facts["dagster/row_count"], facts["files_read"], facts["files_skipped"]) == (0, 0, DAYS)
-    assert second.facts("test_execution_features") == {"dagster/row_count": 0, "computed": "nothing was due"}
+    assert (facts["new_executions"], facts["files_read"], facts["files_skipped"]) == (0, 0, DAYS)
+    assert second.facts("test_execution_features") == {"rows_computed": 0, "computed": "nothing was due"}
     for agent in AGENTS:
         assert second.facts("training_experiences", agent)["new_rows"] == 0
         assert second.facts("agent_context_features", agent)["computed"] == "nothing was due"

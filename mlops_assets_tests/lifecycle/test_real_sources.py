@@ -138,7 +138,7 @@ def _check_ranking(ranking: dict[str, Any]) -> None:
 def test_a_ci_history_ends_with_a_version_and_napfd_for_each_cycle(from_history: Run, world: World) -> None:
     """The team's own history was read, and nobody could see whether the agent ranks it better than chance."""
     executions = from_history.facts("test_executions")
-    assert (executions["source"], executions["dagster/row_count"]) == ("ci_history", CYCLES * TESTS)
+    assert (executions["source"], executions["new_executions"]) == ("ci_history", CYCLES * TESTS)
     ranking = _ranking(from_history)
     _check_ranking(ranking)
     assert [cycle["cycle_id"] for cycle in ranking["cycles"]] == [f"history-{cycle:010d}" for cycle in FAILING_CYCLES]
@@ -158,7 +158,7 @@ def test_a_ci_history_ends_with_a_version_and_napfd_for_each_cycle(from_history:
 def test_a_folder_of_reports_ends_with_a_version_of_its_own(from_reports: Run, world: World) -> None:
     """Reports of one project were mixed with the CI history of another that had been tried in the same home."""
     executions = from_reports.facts("test_executions")
-    assert (executions["source"], executions["dagster/row_count"]) == ("reports", CYCLES * TESTS)
+    assert (executions["source"], executions["new_executions"]) == ("reports", CYCLES * TESTS)
     assert executions["quarantine_reasons"] == {"truncated": 1}
     with world.database() as engine, read_transaction(engine) as session:
         (row,) = session.query(QuarantinedRow).all()
@@ -204,12 +204,23 @@ def test_user_stories_become_the_requirements_of_the_decisions(world: World) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), [("ci_history", "ci_histories/agm_web_e2e.csv"), ("reports", "reports")])
-def test_real_histories_end_with_a_version(world: World, shared_data: Path, kind: str, name: str) -> None:
-    """Only files that we wrote ourselves were ever read to the end."""
-    taken = world.versions()[AGENT]
-    run = _retrain(world, kind, shared_data / name)
-    _check_ranking(_ranking(run))
+def test_another_history_in_the_same_home_is_learned_from_alone(
+    world: World, from_reports: Run, shared_data: Path
+) -> None:
+    """Two histories in one home: the older one was taken for known, and the agent was trained on the other again."""
+    run = _retrain(world, "ci_history", shared_data / "ci_histories" / "agm_web_e2e.csv")
+    ranking = _ranking(run)
+    _check_ranking(ranking)
+    assert {cycle["cycle_id"].rsplit("-", 1)[0] for cycle in ranking["cycles"]} == {"agm_web_e2e"}
+    assert ranking["cycles"][0]["started_at"] < _ranking(from_reports)["cycles"][0]["started_at"]
     registered = run.facts("registered_model", AGENT)
     assert (registered["model_name"], registered["created"]) == (MODEL, True)
-    assert registered["semver"] not in taken
+
+
+@pytest.mark.slow
+def test_real_reports_of_many_tools_end_with_a_version(shared_data: Path, tmp_path: Path) -> None:
+    """Only reports that we wrote ourselves were ever read to the end."""
+    run = _retrain(World.create(tmp_path, SMALL), "reports", shared_data / "reports")
+    assert run.facts("test_executions")["new_executions"] > 100
+    _check_ranking(_ranking(run))
+    assert run.facts("registered_model", AGENT)["semver"] == "1.0.0"

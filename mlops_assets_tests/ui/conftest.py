@@ -1,4 +1,4 @@
-"""The web server over the small lifecycle that its tests share with those of the `lifecycle` folder, and a browser."""
+"""A small lifecycle of one agent, the web server over it, and a browser."""
 
 import os
 import subprocess
@@ -10,15 +10,13 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
-from mlops_assets_tests.lifecycle.conftest import FirstLifecycle, first_lifecycle
-from mlops_assets_tests.lifecycle.worlds import BIN, ROOT
+from mlops_assets_tests.lifecycle.worlds import BIN, ROOT, SMALL, World
 from mlops_assets_tests.programs import free_port, system_program
 
-__all__ = ["first_lifecycle"]
-
-_SECONDS = 120
+AGENT = "execution"
+_SECONDS = 60
 _BROWSER_OPTIONS = [
     "--no-sandbox",  # Chromium refuses to start as root with it
     "--disable-gpu",
@@ -37,22 +35,28 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def webserver(
-    chromium: str, first_lifecycle: FirstLifecycle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def world(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A home in which `retrain` ran once; of these tests alone, since pages show what is newest."""
+    created = World.create(tmp_path_factory.mktemp("ui"), {**SMALL, "MLOPS_SIMULATOR_ROWS": "1500"})
+    run = created.run("retrain", AGENT)
+    assert run.success, run.failures
+    return created
+
+
+@pytest.fixture(scope="session")
+def webserver(world: World) -> Iterator[str]:
     """Start the web server as `make ui` does, from the root of the checkout; yield its address."""
-    folder, port = tmp_path_factory.mktemp("webserver"), free_port()
-    root = first_lifecycle.world.root
-    log = folder / "webserver.log"
+    port = free_port()
+    log = world.root / "webserver.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [BIN / "dagster-webserver", "--host", "127.0.0.1", "--port", str(port)],
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
-                "HOME": str(folder),
-                "DAGSTER_HOME": str(root / "dagster"),
-                "MLOPS_HOME": str(root / "home"),
+                "HOME": str(world.root),
+                "DAGSTER_HOME": str(world.root / "dagster"),
+                "MLOPS_HOME": world.variables["MLOPS_HOME"],
             },
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -91,11 +95,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def browser_page(chromium: str) -> Iterator[Page]:
-    """A page that sees this machine only, as on a network without a way out; what it was refused is in `refused`."""
+    """A page that sees this machine only, as on a network without a way out."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_BROWSER_OPTIONS)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         page.set_default_timeout(_SECONDS * 1000)
+        expect.set_options(timeout=_SECONDS * 1000)
         page.route("**/*", _only_this_machine)
         yield page
         browser.close()
