@@ -63,7 +63,7 @@ lint: install ## formatting, lint, types, architecture
 	$(BIN)/lint-imports
 
 bench: install ## every benchmark; the result tables are in benchmarks/
-	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/data.py --write
 
 clean: ## remove everything that was made here, also the data
 	rm -rf .mlops $(VENV) $(VENV)-dvc

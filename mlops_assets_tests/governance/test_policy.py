@@ -94,7 +94,10 @@ def test_a_large_drop_goes_to_people() -> None:
     """Judged by improvement first, every drop was rejected and the review rule was dead."""
     decision = judge(evidence(accuracy=0.91, champion_accuracy=0.98, accuracy_drop=0.07, improvement_percent=-7.1))
     assert (decision.status, decision.risk) == ("requires_review", "high")
-    assert decision.reasons == ("high risk: accuracy is 7.0 points below the champion's, more than 5.0",)
+    assert decision.reasons == (
+        "high risk: accuracy is 7.0 points below the champion's, more than 5.0",
+        "needs the approval of ml-lead@company.com and qa-lead@company.com",
+    )
 
 
 def test_a_new_architecture_goes_to_people_unless_the_policy_says_otherwise() -> None:
