@@ -75,15 +75,18 @@ class MlflowParentRun(dg.ConfigurableResource["MlflowParentRun"]):
         tracker.ensure_experiment(self.experiment)
         from dagster_mlflow.resources import MlFlow
 
+        from mlops_assets.training.tracking import mlflow_globals_kept
+
         config = {
             "experiment_name": self.experiment,
             "mlflow_tracking_uri": tracker.tracking_uri,
             "env": {},
             "extra_tags": {},
         }
-        parent = MlFlow(_InitContext(context.log, context.run, context.run.run_id, config))
-        run_id: str = parent.active_run().info.run_id
-        parent.end_run()
+        with mlflow_globals_kept():
+            parent = MlFlow(_InitContext(context.log, context.run, context.run.run_id, config))
+            run_id: str = parent.active_run().info.run_id
+            parent.end_run()
         try:
             yield run_id
         except BaseException:

@@ -37,6 +37,7 @@ LIFECYCLE_TAG = "lifecycle_run_id"
 _BATCH = 1000
 _EXAMPLE_ROWS = 4
 _SQLITE = "sqlite:///"
+_GLOBALS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}
 
 _log = logging.getLogger(__name__)
@@ -308,6 +309,27 @@ def connect(tracking_uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri)
             client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def mlflow_globals_kept() -> Iterator[None]:
+    """Give back MLflow's tracking URI and experiment as they were before the block.
+
+    MLflow's fluent API keeps them in the process and in the environment, where the next run in the process would take
+    them for its own settings.
+    """
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in _GLOBALS}
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _migration_lock(tracking_uri: str) -> Path:

@@ -46,7 +46,7 @@ def _rows(world: World, table: type[Any]) -> list[Any]:
 
 def test_a_rejected_snapshot_stops_its_run_and_is_never_trained_on(world: World) -> None:
     """A blocking check stops only its own run: the next one trained on the data that it had just refused."""
-    run = world.run("retrain", AGENT, MLOPS_DATA_PROFILE="standard")
+    run = world.run("retrain", AGENT, settings={"MLOPS_DATA_PROFILE": "standard"})
 
     assert not run.success
     assert run.checks == {"expectations_met": False}
@@ -83,7 +83,7 @@ def test_a_training_set_of_a_snapshot_that_was_rejected_later_is_refused(world: 
     before = ["test_executions", "test_execution_features", "training_experiences", "data_validation_report"]
     made = world.materialize([*before, "agent_context_features", "training_set"], AGENT)
     assert made.success, made.failures
-    again = world.materialize(["data_validation_report"], AGENT, MLOPS_DATA_PROFILE="standard")
+    again = world.materialize(["data_validation_report"], AGENT, settings={"MLOPS_DATA_PROFILE": "standard"})
     assert again.checks == {"expectations_met": False}
 
     run = world.materialize(["dqn_model"], AGENT)
@@ -107,7 +107,7 @@ def test_a_training_set_of_a_snapshot_that_was_rejected_later_is_refused(world: 
 )
 def test_a_wrong_setting_reaches_the_runs_failure(world: World, variables: dict[str, str], text: str) -> None:
     """People read the run's page in the UI, not the settings module."""
-    run = world.run("retrain", AGENT, **variables)
+    run = world.run("retrain", AGENT, settings=variables)
     assert not run.success
     assert text in run.failures["run"]
     assert run.made == {}
@@ -127,7 +127,7 @@ def test_a_history_cannot_teach_an_agent_that_it_does_not_know(world: World, tmp
     history = tmp_path / "history.csv"
     history.write_text("Name;Duration;LastRun;Verdict;Cycle\na;1000;2026-01-05 08:00:00;1;1\n", encoding="utf-8")
     variables = {"MLOPS_EXPERIENCE_SOURCE": "ci_history", "MLOPS_SOURCE_PATH": str(history)}
-    run = world.run("model_lifecycle", **variables)
+    run = world.run("model_lifecycle", settings=variables)
     failure = run.failures["training_experiences"]
     assert "only the agent 'execution' can learn, not 'requirements'" in failure
     assert "MLOPS_EXPERIENCE_SOURCE=simulator" in failure
@@ -205,6 +205,6 @@ def test_a_home_that_cannot_be_written_is_named_with_the_remedy(world: World, tm
     """A traceback of the database driver at the start of every run."""
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     home = tmp_path / "file" / "home"
-    run = world.run("retrain", AGENT, MLOPS_HOME=str(home))
+    run = world.run("retrain", AGENT, settings={"MLOPS_HOME": str(home)})
     assert not run.success
     assert f"cannot write {home}: a part of this path is a file" in run.failures["run"]

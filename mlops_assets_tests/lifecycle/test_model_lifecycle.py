@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def second(world: World) -> Run:
 def third(world: World, second: Run) -> Run:
     """The same job, three days later."""
     assert second.success
-    run = world.run("model_lifecycle", MLOPS_SIMULATOR_EXTRA_DAYS=str(EXTRA_DAYS))
+    run = world.run("model_lifecycle", settings={"MLOPS_SIMULATOR_EXTRA_DAYS": str(EXTRA_DAYS)})
     assert run.success, run.failures
     return run
 
@@ -282,6 +283,15 @@ def test_a_second_run_reads_and_registers_nothing(first: Run, second: Run) -> No
         assert (approval["status"], approval["outcome"], approval["recorded_now"]) == ("approved", "unchanged", False)
         for asset in PARTITIONED:
             assert second.facts(asset, agent)["version"] == first.facts(asset, agent)["version"], asset
+
+
+def test_a_run_leaves_the_process_as_it_was(second: Run) -> None:
+    """MLflow's tracking URI stayed in the environment: the next run in the process wrote into the home of this one."""
+    import mlflow
+
+    assert second.success
+    assert {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"} & set(os.environ) == set()
+    assert mlflow.active_run() is None
 
 
 def test_later_days_are_added_and_become_a_version_of_their_own(first: Run, third: Run, world: World) -> None:

@@ -89,7 +89,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def _retrain(world: World, kind: str, path: Path) -> Run:
     """Retrain from a working tree with changes, so that nothing says that the same weights would come out again."""
-    run = world.run("retrain", AGENT, git_sha=UNCOMMITTED, MLOPS_EXPERIENCE_SOURCE=kind, MLOPS_SOURCE_PATH=str(path))
+    settings = {"MLOPS_EXPERIENCE_SOURCE": kind, "MLOPS_SOURCE_PATH": str(path)}
+    run = world.run("retrain", AGENT, settings=settings, git_sha=UNCOMMITTED)
     assert run.success, run.failures
     return run
 
@@ -194,7 +195,7 @@ def test_user_stories_become_the_requirements_of_the_decisions(world: World) -> 
     """The team's stories were accepted, and the built-in ones were used."""
     stories = world.root / "stories.md"
     stories.write_text("# Backlog\n" + "".join(f"- {story}\n" for story in STORIES), encoding="utf-8")
-    run = world.run("retrain", "requirements", MLOPS_USER_STORIES=str(stories))
+    run = world.run("retrain", "requirements", settings={"MLOPS_USER_STORIES": str(stories)})
     assert run.success, run.failures
     with world.database() as engine:
         data_hash = run.facts("training_experiences", "requirements")["data_hash"]

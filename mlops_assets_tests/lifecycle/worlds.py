@@ -123,13 +123,13 @@ class World:
         job: str,
         agent: str | None = None,
         *,
+        settings: Mapping[str, str] | None = None,
         git_sha: str = COMMITTED,
         tags: Mapping[str, str] | None = None,
         training: Mapping[str, Any] = TRAINING,
-        **variables: str,
     ) -> Run:
-        """Run a job in this process; `variables` are settings of this run only."""
-        definitions = build_definitions(resources=self._resources(training, variables))
+        """Run a job in this process; `settings` are for this run only, over those of the home."""
+        definitions = build_definitions(resources=self._resources(training, settings or {}))
         with pytest.MonkeyPatch.context() as patch, self.instance() as instance:
             patch.setattr("mlops_assets.training.lifecycle.git_sha", lambda _root: git_sha)
             result = definitions.resolve_job_def(job).execute_in_process(
@@ -137,20 +137,17 @@ class World:
             )
             return read_run(instance, result.run_id)
 
-    def materialize(self, selection: Sequence[str], agent: str, **variables: str) -> Run:
+    def materialize(self, selection: Sequence[str], agent: str, *, settings: Mapping[str, str] | None = None) -> Run:
         """Materialise single assets, with their checks and without a job's retries."""
-        definitions = build_definitions()
-        everything = [*(definitions.assets or []), *(definitions.asset_checks or [])]
+        definitions = build_definitions(resources=self._resources(TRAINING, settings or {}))
+        everything: list[Any] = [*(definitions.assets or []), *(definitions.asset_checks or [])]
         with self.instance() as instance:
             result = dg.materialize(
                 everything,
                 selection=dg.AssetSelection.assets(*selection),
                 partition_key=agent,
                 instance=instance,
-                resources={
-                    **(definitions.resources or {}),
-                    **self._resources(TRAINING, variables),
-                },
+                resources=definitions.resources,
                 raise_on_error=False,
             )
             return read_run(instance, result.run_id)
@@ -194,9 +191,9 @@ class World:
                 found[f"{view.name}/{group}"] = digest([rows.num_rows, str(rows.to_pylist())])
         return found
 
-    def _resources(self, training: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, object]:
+    def _resources(self, training: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, object]:
         return {
-            "platform": SmallWorldPlatform(settings_override={**self.variables, **variables}),
+            "platform": SmallWorldPlatform(settings_override={**self.variables, **settings}),
             "trainer": DqnTrainer(overrides=dict(training)),
         }
 
