@@ -86,9 +86,10 @@ def _executions_of(settings: Settings, engine: Engine, kind: str, history: Path 
     """Executions that came from sources of one kind, or from one CI history: two in one home are never mixed."""
     sources = select(IngestedSource.source_hash).where(IngestedSource.kind == kind)
     if history is not None:
-        # By content too: a history that was renamed since is known under its old name.
+        # Also under other names: a history that was renamed since is known by its content.
         content = sha256_file(history) if history.is_file() else ""
-        sources = sources.where(or_(IngestedSource.source_file == history.name, IngestedSource.source_hash == content))
+        names = select(IngestedSource.source_file).where(IngestedSource.source_hash == content)
+        sources = sources.where(or_(IngestedSource.source_file == history.name, IngestedSource.source_file.in_(names)))
     with read_transaction(engine) as session:
         hashes = list(session.scalars(sources))
     executions = read_executions(settings.paths)

@@ -102,6 +102,14 @@ def test_an_older_materialisation_never_overwrites_a_newer_one(store: FeatureSto
     assert store.online(pairs, at(41))[RATE].to_pylist() == [pytest.approx(0.4)]
 
 
+def test_the_store_knows_how_far_it_was_brought(store: FeatureStoreAdapter) -> None:
+    """A history that ended years ago was compared with online rows of today, which it must not see: its run stopped."""
+    assert store.materialized_until() is None
+    store.materialize(at(3), views=[TESTS])
+    store.materialize(at(2))
+    assert store.materialized_until() == at(3)
+
+
 def test_late_rows_are_found_by_the_next_materialisation(store: FeatureStoreAdapter) -> None:
     """Feast's incremental materialisation starts where the last one ended, and never sees a corrected day."""
     store.materialize(at(3))
