@@ -105,7 +105,10 @@ def _hashed(texts: Sequence[str]) -> "csr_matrix":
 
 def _leading_directions(hashed: "csr_matrix", rank: int, seed: int) -> NDArray[np.float32]:
     from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
 
-    # Its signs are fixed, so equal texts give equal directions.
-    _, singular_values, directions = randomized_svd(hashed, n_components=rank, random_state=seed)
+    # Its signs are fixed, so equal texts give equal directions; to the last bit only with one order of summation, and
+    # that depends on the number of BLAS threads, which differs between a shell, a container and a test.
+    with threadpool_limits(limits=1):
+        _, singular_values, directions = randomized_svd(hashed, n_components=rank, random_state=seed)
     return np.where((singular_values > _SMALLEST_SINGULAR_VALUE)[:, None], directions, 0.0).astype(np.float32)

@@ -1,5 +1,8 @@
 """Text embedding: a vector that depends on order, run or machine, or has the wrong length, would corrupt all states."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +97,25 @@ def test_any_text_gives_bounded_vectors(texts: list[str], dimensions: int) -> No
     vectors = TextEmbedder.fit(texts, dimensions=dimensions, seed=0).transform(texts)
     assert vectors.shape == (len(texts), dimensions)
     assert (np.abs(vectors) <= 1 + 1e-5).all()
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """A rerun in another shell or container had other weights from the same data: one last bit of an embedding."""
+    code = (
+        "from hashlib import sha256\n"
+        "from mlops_assets.experiences.text_embedding import TextEmbedder\n"
+        "texts = [f'As user {i} I filter {i % 7} by {i % 13} so that {i * i % 31}' for i in range(300)]\n"
+        "print(sha256(TextEmbedder.fit(texts, 16, 1).to_bytes()).hexdigest())"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for threads in ("1", "4")
+    }
+    assert len(hashes) == 1

@@ -79,6 +79,7 @@ def test_the_report_page_shows_the_gates_and_leads_to_the_report(browser_page: P
     open_partition(browser_page, webserver, "validation_report")
     report = read_report(file_in(browser_page, "report_json"))
     gates = value_of(browser_page, "gates").get_by_role("table")
+    expect(gates.get_by_role("row")).to_have_count(len(report.gates) + 1)
     rows = [row.get_by_role("cell").all_inner_texts() for row in gates.get_by_role("row").all()[1:]]
     assert [row[:2] for row in rows] == [[gate.name, gate.verdict] for gate in report.gates]
     assert all(why for _, _, why in rows)
