@@ -76,3 +76,17 @@ class ArtifactPaths:
     def reports(self, agent: str) -> Path:
         """Validation reports (JSON, HTML) and model cards of one agent: one folder an MLflow run id."""
         return self.home / "reports" / agent
+
+    @property
+    def prediction_journal(self) -> Path:
+        """Answers on their way to the operational database: one folder a server process."""
+        return self.home / "serving" / "journal"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """Key of the user pseudonyms where no setting gives one (embedded environment)."""
+        return self.home / "serving" / "pseudonym.key"
+
+    def batch_predictions(self, agent: str) -> Path:
+        """Decisions of batch scoring: one folder for each input and model version."""
+        return self.home / "batch_predictions" / agent

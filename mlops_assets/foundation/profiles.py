@@ -129,6 +129,30 @@ class AbTestDesign(_Section):
     max_days: Annotated[int, Field(ge=1)]
 
 
+class ServingPolicy(_Section):
+    """How the decision server protects itself and its answers.
+
+    `feature_timeout_ms`: longest wait for online features; `breaker_failures` refused or late lookups in a row open the
+    circuit breaker for `breaker_open_seconds`, in which answers go out with default features, flagged. The cache holds
+    `cache_entries` answers of `cache_ttl_seconds`. An answer is durable after `log_flush_ms`; with `log_queue_rows`
+    answers not yet durable, new requests are refused. `registry_poll_ms`: how often aliases, traffic splits and tokens
+    are looked up. `rate_per_second` and `rate_burst` limit each token, `max_body_bytes` and `max_batch_rows` a request.
+    """
+
+    feature_timeout_ms: Positive
+    breaker_failures: Annotated[int, Field(ge=1)]
+    breaker_open_seconds: Positive
+    cache_entries: Count
+    cache_ttl_seconds: Positive
+    log_flush_ms: Annotated[float, Field(gt=0.0, le=100.0)]
+    log_queue_rows: Annotated[int, Field(ge=1)]
+    registry_poll_ms: Annotated[float, Field(gt=0.0, le=1000.0)]
+    rate_per_second: Positive
+    rate_burst: Annotated[int, Field(ge=1)]
+    max_body_bytes: Annotated[int, Field(ge=1024)]
+    max_batch_rows: Annotated[int, Field(ge=1)]
+
+
 class RetryPolicySettings(_Section):
     """Retries of a step after a transient failure."""
 
@@ -145,6 +169,7 @@ class PolicyProfile(_Section):
     evaluation: EvaluationPolicy
     governance: GovernancePolicy
     ab_test: AbTestDesign
+    serving: ServingPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

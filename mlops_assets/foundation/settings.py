@@ -21,6 +21,8 @@ from mlops_assets.foundation.profiles import profile_names
 
 _PREFIX = "MLOPS_"
 _MLFLOW_STANDARD = "MLFLOW_TRACKING_URI"
+_RAY_STANDARD = "RAY_ADDRESS"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _absolute(path: Path) -> Path:
@@ -41,7 +43,10 @@ class Settings(BaseSettings):
 
     `home`: folder of everything that is written. `simulator_rows`: decisions for each agent, at
     least; `simulator_extra_days`: how far the simulated world has moved on since. `device`: where
-    training runs, `auto` takes CUDA when there is one. URLs are secrets, since they may carry passwords.
+    training runs, `auto` takes CUDA when there is one. `serving_clock`: what time it is for served decisions, the
+    machine's or that of the data (`auto`: the data's where the experience source is a closed history). `exploration_epsilon`:
+    share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. URLs are secrets,
+    since they may carry passwords.
     """
 
     model_config = SettingsConfigDict(
@@ -62,7 +67,7 @@ class Settings(BaseSettings):
     mlflow_artifact_root: str | None = None
     policy_profile: Annotated[str, AfterValidator(_known_profile)] = "aiwebtest"
     data_profile: Literal["standard", "bootstrap"] = "standard"
-    experience_source: Literal["simulator", "reports", "ci_history", "table"] = "simulator"
+    experience_source: Literal["simulator", "reports", "ci_history", "table", "prediction_log"] = "simulator"
     source_path: AbsolutePath | None = None
     source_url: SecretStr | None = None
     source_query: str | None = None
@@ -76,6 +81,18 @@ class Settings(BaseSettings):
     dvc_remote: str | None = None
     dvc_executable: AbsolutePath | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    serving_host: str = "127.0.0.1"
+    serving_port: int = Field(default=8000, ge=1, le=65535)
+    serving_workers: int = Field(default=1, ge=1)
+    serving_clock: Literal["auto", "system", "data"] = "auto"
+    serving_authentication: Literal["auto", "required"] = "auto"
+    exploration_epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
+    pseudonym_key: SecretStr | None = Field(default=None, min_length=16)
+    batch_input: AbsolutePath | None = None
+    stream_url: SecretStr | None = None
+    ray_address: str | None = Field(
+        default=None, validation_alias=AliasChoices(f"{_PREFIX}{_RAY_STANDARD}", _RAY_STANDARD)
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -108,6 +125,11 @@ class Settings(BaseSettings):
                 f"{_MLFLOW_STANDARD}: {_PREFIX}ENVIRONMENT=production refuses the embedded SQLite tracking store; "
                 f"set it (or {_PREFIX}{_MLFLOW_STANDARD}) to http(s)://<server> or a postgresql:// URL"
             )
+        if self.pseudonym_key is None and self.serving_host not in _LOOPBACK:
+            yield (
+                f"{_PREFIX}PSEUDONYM_KEY: needed to serve on {self.serving_host} with {_PREFIX}ENVIRONMENT=production, so "
+                "that all servers give a user the same pseudonym; set it to a random secret of 16 characters or more"
+            )
 
     def _source_problems(self) -> Iterator[str]:
         needed = {
@@ -115,6 +137,7 @@ class Settings(BaseSettings):
             "reports": ("source_path",),
             "ci_history": ("source_path",),
             "table": ("source_url", "source_query"),
+            "prediction_log": (),
         }[self.experience_source]
         for name in needed:
             if getattr(self, name) is None:
@@ -148,6 +171,20 @@ class Settings(BaseSettings):
         if self.tracking_uri.startswith(("http://", "https://")):
             return None
         return self.paths.mlflow_artifacts.as_uri()
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the serving API asks for tokens: always, but on the loopback of an embedded environment."""
+        if self.serving_authentication == "required" or self.environment == "production":
+            return True
+        return self.serving_host not in _LOOPBACK
+
+    @property
+    def data_clock(self) -> bool:
+        """Whether served decisions take place in the time of the data: a closed history has no present."""
+        if self.serving_clock == "auto":
+            return self.experience_source in {"simulator", "ci_history"}
+        return self.serving_clock == "data"
 
     def find_dvc(self) -> Path | None:
         """DVC's executable: as set, else of `.venv-dvc` beside this virtualenv, else of PATH, else None.
@@ -187,7 +224,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 def variable_names() -> tuple[str, ...]:
     """Names of all environment variables that are read."""
-    return (*(_variable(name) for name in Settings.model_fields), _MLFLOW_STANDARD)
+    return (*(_variable(name) for name in Settings.model_fields), _MLFLOW_STANDARD, _RAY_STANDARD)
 
 
 def _refuse_unknown(variables: Mapping[str, str]) -> None:

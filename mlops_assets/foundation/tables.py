@@ -3,7 +3,19 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -71,6 +83,8 @@ class Base(DeclarativeBase):
         # JSON and not JSONB: the text comes back as it was hashed (JSONB rewrites 1e22 and -0.0).
         dict[str, Any]: JSON(),
         list[str]: JSON(),
+        list[float]: JSON(),
+        bytes: LargeBinary(),
     }
 
 
@@ -254,3 +268,110 @@ class AssetRecord(Base):
     run_id: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]
     recorded_at: Mapped[datetime]
+
+
+class ExperimentRecord(Base):
+    """One A/B test of an agent and its present traffic split; `status` is running, paused or stopped."""
+
+    __tablename__ = "experiment"
+    __table_args__ = (Index(None, "agent", "status"),)
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    agent: Mapped[str] = mapped_column(String(64))
+    salt: Mapped[str] = mapped_column(String(64))
+    treatment_alias: Mapped[str] = mapped_column(String(64))
+    treatment_share: Mapped[float]
+    status: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class PredictionRecord(Base):
+    """One served decision, logged once, with everything that made it.
+
+    `state` is the ordered vector that the network saw, float32 little-endian; its first entries are the context. `status`
+    is `ok`, `degraded` (answered without online features) or `fallback` (the champion answered for a failed candidate).
+    `channel` is http or stream. `user_hash` is a pseudonym.
+    """
+
+    __tablename__ = "prediction"
+    __table_args__ = (
+        Index(None, "agent", "event_time"),
+        Index(None, "agent", "episode_id", "step"),
+        Index(None, "experiment", "variant"),
+    )
+
+    prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    event_time: Mapped[datetime]
+    agent: Mapped[str] = mapped_column(String(64))
+    agent_id: Mapped[str]
+    test_id: Mapped[str]
+    requirement_id: Mapped[str]
+    requirement_text: Mapped[str] = mapped_column(Text)
+    episode_id: Mapped[str]
+    step: Mapped[int]
+    ui_framework: Mapped[str] = mapped_column(String(64))
+    browser: Mapped[str] = mapped_column(String(64))
+    test_type: Mapped[str] = mapped_column(String(64))
+    model_name: Mapped[str] = mapped_column(String(128))
+    model_version: Mapped[str] = mapped_column(String(32))
+    model_alias: Mapped[str] = mapped_column(String(64))
+    experiment: Mapped[str | None] = mapped_column(String(100))
+    variant: Mapped[str] = mapped_column(String(64))
+    user_hash: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[bytes]
+    missing_features: Mapped[list[str]]
+    q_values: Mapped[list[float]]
+    action: Mapped[int]
+    propensity: Mapped[float]
+    explored: Mapped[bool]
+    confidence: Mapped[float]
+    latency_ms: Mapped[float]
+    cached: Mapped[bool]
+    status: Mapped[str] = mapped_column(String(16))
+    channel: Mapped[str] = mapped_column(String(16))
+
+
+class ShadowPredictionRecord(Base):
+    """What a version that did not answer would have answered to a logged request."""
+
+    __tablename__ = "shadow_prediction"
+
+    prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model_version: Mapped[str] = mapped_column(String(32), primary_key=True)
+    q_values: Mapped[list[float]]
+    action: Mapped[int]
+    latency_ms: Mapped[float]
+    event_time: Mapped[datetime]
+
+
+class OutcomeRecord(Base):
+    """What came of one served decision; one row a prediction, numbered in the order in which they arrived."""
+
+    __tablename__ = "outcome"
+    __table_args__ = (UniqueConstraint("prediction_id"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    prediction_id: Mapped[str] = mapped_column(String(64))
+    agent: Mapped[str] = mapped_column(String(64))
+    reward: Mapped[float]
+    done: Mapped[bool]
+    best_action: Mapped[int | None]
+    action_values: Mapped[list[float] | None]
+    occurred_at: Mapped[datetime]
+    received_at: Mapped[datetime]
+
+
+class ApiTokenRecord(Base):
+    """One bearer token of the serving API, kept as the sha256 of its text; who lost it gets a new one."""
+
+    __tablename__ = "api_token"
+    __table_args__ = (UniqueConstraint("token_hash"),)
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64))
+    rate_per_second: Mapped[float | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
