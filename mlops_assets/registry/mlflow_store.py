@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
+from mlops_assets.training.policy import GreedyPolicy
+from mlops_assets.training.tracking import TEXT_EMBEDDER_FILE, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
-
-    from mlops_assets.training.policy import GreedyPolicy
 
 MODEL_ARTIFACT = "model"
 SEMVER_TAG = "semantic_version"
@@ -41,6 +42,14 @@ class LoggedPolicy:
 
     model_id: str
     uri: str
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version in memory; `text_embedder` is None for an agent that reads no requirement texts."""
+
+    policy: GreedyPolicy
+    text_embedder: TextEmbedder | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class MlflowStore:
                     f"MLflow run {run_id} is {run.info.status}, not FINISHED; let the training end, or train again"
                 )
             model = _logged_model(client, run)
-        _probe(self._load(model.artifact_location), model.artifact_location, spec)
+        _probe(self._load(model.artifact_location).policy, model.artifact_location, spec)
         return LoggedPolicy(model_id=model.model_id, uri=model.artifact_location)
 
     def versions(self, model_name: str) -> list[StoredVersion]:
@@ -146,6 +155,36 @@ class MlflowStore:
                     return None
                 raise
 
+    def aliases(self, model_name: str) -> dict[str, str]:
+        """Return MLflow's number of the version behind every alias; none when the name is unknown."""
+        from mlflow.exceptions import MlflowException
+
+        with self._mlflow() as client:
+            try:
+                found = client.get_registered_model(model_name).aliases
+            except MlflowException as error:
+                if error.error_code != _ABSENT:
+                    raise
+                return {}
+        return {alias: str(number) for alias, number in found.items()}
+
+    def stored_version(self, model_name: str, number: str) -> StoredVersion:
+        """Return one version with its tags.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._mlflow() as client:
+            try:
+                version = client.get_model_version(model_name, number)
+            except MlflowException as error:
+                if error.error_code != _ABSENT:
+                    raise
+                raise InputError(f"MLflow has no version {number} of {model_name}") from error
+        return StoredVersion(str(version.version), str(version.run_id), dict(version.tags))
+
     def set_alias(self, model_name: str, alias: str, number: str) -> None:
         """Point the alias to a version: one atomic write, a reader sees the old target or the new one."""
         with self._mlflow() as client:
@@ -163,8 +202,16 @@ class MlflowStore:
             for key, value in tags.items():
                 client.set_model_version_tag(model_name, number, key, value)
 
-    def load(self, model_name: str, number: str) -> "GreedyPolicy":
+    def load(self, model_name: str, number: str) -> GreedyPolicy:
         """Load one version's policy: states (N, D) to action values (N, A), float32.
+
+        Raises:
+            InputError: there is no such version, or its artifacts cannot be loaded.
+        """
+        return self.load_served(model_name, number).policy
+
+    def load_served(self, model_name: str, number: str) -> LoadedModel:
+        """Load everything that serving one version takes: its policy, and the embedder of requirement texts.
 
         Raises:
             InputError: there is no such version, or its artifacts cannot be loaded.
@@ -182,8 +229,6 @@ class MlflowStore:
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        from mlops_assets.training.tracking import connect
-
         return connect(self.tracking_uri)
 
     @contextmanager
@@ -212,13 +257,11 @@ class MlflowStore:
                 f"MLflow at {self.tracking_uri} has no run {run_id!r}; train first, or check MLFLOW_TRACKING_URI"
             ) from error
 
-    def _load(self, uri: str) -> "GreedyPolicy":
+    def _load(self, uri: str) -> LoadedModel:
         """Fetch a logged model and open it; ONNX runs no code of the file, so nothing is unpickled."""
         import mlflow.artifacts
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
-
-        from mlops_assets.training.policy import GreedyPolicy
 
         with tempfile.TemporaryDirectory() as scratch:
             try:
@@ -231,10 +274,14 @@ class MlflowStore:
             if _FLAVOUR not in flavours:
                 found = ", ".join(sorted(flavours))
                 raise InputError(f"the model at {uri} is logged as {found}, expected {_FLAVOUR}; train again")
-            return GreedyPolicy.from_onnx(Path(folder) / flavours[_FLAVOUR]["data"])
+            embedder = Path(folder) / TEXT_EMBEDDER_FILE
+            return LoadedModel(
+                policy=GreedyPolicy.from_onnx(Path(folder) / flavours[_FLAVOUR]["data"]),
+                text_embedder=TextEmbedder.load(embedder) if embedder.is_file() else None,
+            )
 
 
-def _probe(policy: "GreedyPolicy", uri: str, spec: AgentSpec) -> None:
+def _probe(policy: GreedyPolicy, uri: str, spec: AgentSpec) -> None:
     expected = (len(spec.state_fields), len(spec.actions))
     if (policy.state_size, policy.action_count) != expected:
         raise InputError(

@@ -73,6 +73,7 @@ def dqn_model(
                 device=trainer.device_for(settings),
                 tracker=tracker,
                 paths=platform.paths,
+                text_embedder=snapshot.embedder() if spec.text_dimensions else None,
                 progress=lambda point: context.log.info(f"{spec.name}: {point.summary(config.updates)}"),
             )
         context.log.info(

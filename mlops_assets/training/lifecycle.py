@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mlops_assets.experiences.snapshots import Snapshot
+from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.features.training_set import TrainingSet
 from mlops_assets.features.views import VIEWS
 from mlops_assets.foundation.agents import AgentSpec
@@ -68,6 +69,7 @@ def train_or_reuse(
     device: DeviceRequest,
     tracker: TrainingTracker,
     paths: ArtifactPaths,
+    text_embedder: TextEmbedder | None = None,
     progress: Callable[[CurvePoint], None],
 ) -> TrainedModel:
     """Return the model of `lineage`: of a finished run with the same fingerprint and its files at hand, else trained now.
@@ -95,6 +97,7 @@ def train_or_reuse(
         dataset_source=str(training_set.folder),
         folder_for=lambda run_id: paths.models(spec.name) / run_id,
         tracker=tracker,
+        text_embedder=text_embedder,
         progress=progress,
     )
     weights = done.trained.weights_hash

@@ -1,4 +1,4 @@
-"""The policy as ONNX: written, checked against torch, opened with ONNX Runtime. The only file that speaks ONNX.
+"""The policy as ONNX: written, and checked against torch. `onnx_session.py` opens it, without torch.
 
 The graph is built here, node by node: torch's exporter takes seconds in every fresh process (65 s on two busy cores)
 and needs onnxscript at run time. The network has five kinds of nodes, and the parity check proves each file.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.files import atomic_write
 from mlops_assets.training.network import INPUT_LIMIT, DuelingQNetwork, weights_hash
+from mlops_assets.training.onnx_session import INPUT, OUTPUT, open_session, run_session
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
-INPUT, OUTPUT = "states", "q_values"
+# Counts up when the graph or its metadata change in a way that readers have to know.
+EXPORT_VERSION = 2
 # Operators and file format that ONNX Runtime reads since 1.14.
 _OPSET, _IR_VERSION = 17, 8
 # Largest accepted difference to torch, as a share of the largest Q-value: single precision, another order of summation.
@@ -51,7 +52,8 @@ def export_onnx(path: Path, network: DuelingQNetwork, spec: AgentSpec, states: N
     """Write the network as ONNX, check it against torch on up to 256 rows of `states` (N, D), then publish the file.
 
     The file takes raw states `states` (batch, D) float32, any batch size, and gives `q_values` (batch, A) float32 in
-    units of the reward. Its metadata names agent, actions, state fields and the hash of the weights.
+    units of the reward. Its metadata names the export's version, the agent, the actions, the state fields in order, the
+    signature (name, type and shape of input and output) and the hash of the weights.
 
     Raises:
         InputError: there are no states to check on, or the exported policy does not compute what the network computes.
@@ -90,41 +92,6 @@ def compare_with_torch(path: Path, network: DuelingQNetwork, states: NDArray[np.
     )
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on one CPU thread: the network is too small for more, and serving runs many side by side.
-
-    Raises:
-        InputError: the file is missing or no policy of this project.
-    """
-    import onnxruntime
-
-    if not path.is_file():
-        raise InputError(f"no exported policy at {path}: train the agent first")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # ONNX Runtime's errors share no public base class.
-        raise InputError(f"{path} is not loadable as ONNX ({type(error).__name__}: {error})") from error
-    if [tensor.name for tensor in session.get_inputs()] != [INPUT]:
-        raise InputError(f"{path} takes {[t.name for t in session.get_inputs()]}, expected one input {INPUT!r}")
-    return session
-
-
-def run_session(session: onnxruntime.InferenceSession, states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Q-values (N, A) of raw states (N, D)."""
-    values: NDArray[np.float32] = session.run([OUTPUT], {INPUT: states})[0]
-    return values
-
-
-def session_metadata(session: onnxruntime.InferenceSession) -> dict[str, Any]:
-    """Metadata that `export_onnx` wrote: agent, actions, state_fields, weights_hash."""
-    stored = session.get_modelmeta().custom_metadata_map
-    return {key: json.loads(value) for key, value in stored.items()}
-
-
 def _to_onnx(network: DuelingQNetwork, spec: AgentSpec) -> onnx.ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
@@ -156,12 +123,21 @@ def _to_onnx(network: DuelingQNetwork, spec: AgentSpec) -> onnx.ModelProto:
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(
-        graph, producer_name="mlops_assets", ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", _OPSET)]
+        graph,
+        producer_name="mlops_assets",
+        model_version=EXPORT_VERSION,
+        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
     )
     metadata = {
+        "export_version": EXPORT_VERSION,
         "agent": spec.name,
         "actions": spec.actions,
         "state_fields": spec.state_fields,
+        "signature": {
+            "inputs": {INPUT: ["float32", ["batch", network.state_size]]},
+            "outputs": {OUTPUT: ["float32", ["batch", network.actions]]},
+        },
         "weights_hash": weights_hash(network),
     }
     helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})

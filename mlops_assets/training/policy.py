@@ -1,23 +1,30 @@
-"""A trained agent as a function from states to Q-values, wherever its weights came from. Training lives elsewhere."""
+"""A trained agent as a function from states to Q-values, wherever its weights came from. Training lives elsewhere.
 
-from collections.abc import Callable
+torch is imported only where a network of it is wrapped: a server that runs ONNX files starts without it.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.training.checkpoint import load_checkpoint
-from mlops_assets.training.network import DuelingQNetwork, weights_hash
-from mlops_assets.training.onnx_export import open_session, run_session, session_metadata
+from mlops_assets.training.onnx_session import open_session, run_session, session_metadata
+
+if TYPE_CHECKING:
+    from mlops_assets.training.network import DuelingQNetwork
 
 # Rows per forward pass: a hidden layer of 256 then takes 64 MiB.
 _CHUNK_ROWS = 65536
 
 
 class GreedyPolicy:
-    """The greedy policy of a Q-network; the same for a checkpoint, an ONNX file and a network in memory."""
+    """The greedy policy of a Q-network; the same for a checkpoint, an ONNX file and a network in memory.
+
+    `state_fields` names the entries of a state in order, where the policy's file says so; empty for a bare network.
+    """
 
     def __init__(
         self,
@@ -26,15 +33,21 @@ class GreedyPolicy:
         state_size: int,
         action_count: int,
         weights: str,
+        state_fields: Sequence[str] = (),
     ) -> None:
         self._evaluate = evaluate
+        self.state_fields = tuple(state_fields)
         self.state_size = state_size
         self.action_count = action_count
         self.weights_hash = weights
 
     @classmethod
-    def from_network(cls, network: DuelingQNetwork) -> "GreedyPolicy":
+    def from_network(cls, network: "DuelingQNetwork") -> "GreedyPolicy":
         """Wrap a network in memory; it is used in evaluation mode."""
+        import torch
+
+        from mlops_assets.training.network import weights_hash
+
         network.eval()
 
         def evaluate(states: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,6 +64,8 @@ class GreedyPolicy:
         Raises:
             InputError: see `load_checkpoint`.
         """
+        from mlops_assets.training.checkpoint import load_checkpoint
+
         return cls.from_network(load_checkpoint(path).network)
 
     @classmethod
@@ -70,6 +85,7 @@ class GreedyPolicy:
             state_size=len(metadata["state_fields"]),
             action_count=len(metadata["actions"]),
             weights=metadata["weights_hash"],
+            state_fields=metadata["state_fields"],
         )
 
     def q_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import TransientError
@@ -56,6 +57,7 @@ def run_training(
     dataset_source: str,
     folder_for: Callable[[str], Path],
     tracker: TrainingTracker,
+    text_embedder: TextEmbedder | None = None,
     progress: Callable[[CurvePoint], None] | None = None,
 ) -> TrainingRun:
     """Train an agent and record everything about it in one MLflow run, which ends FINISHED, or FAILED on any exception.
@@ -70,6 +72,7 @@ def run_training(
         dataset_source: where the training set lies, for MLflow's record of inputs.
         folder_for: folder of the artifacts, by MLflow run id.
         tracker: where the run is recorded.
+        text_embedder: what made the text part of the states; None for an agent without one.
         progress: called with every new point of the curves.
 
     Raises:
@@ -88,7 +91,17 @@ def run_training(
     )
     try:
         finished = _train_and_log(
-            run_id, table, spec, config, choice.device, lineage, dataset_source, folder_for(run_id), tracker, progress
+            run_id,
+            table,
+            spec,
+            config,
+            choice.device,
+            lineage,
+            dataset_source,
+            folder_for(run_id),
+            tracker,
+            text_embedder,
+            progress,
         )
     except BaseException as error:
         _mark_failed(tracker, run_id, error)
@@ -115,6 +128,7 @@ def _train_and_log(
     dataset_source: str,
     folder: Path,
     tracker: TrainingTracker,
+    text_embedder: TextEmbedder | None,
     progress: Callable[[CurvePoint], None] | None,
 ) -> TrainingRun:
     tracker.log_dataset(
@@ -143,5 +157,5 @@ def _train_and_log(
     tracker.log_artifacts(run_id, folder)
     example = table.state[:_EXAMPLE_ROWS]
     q_values = GreedyPolicy.from_onnx(artifacts.files.onnx).q_values(example)
-    model_uri = tracker.log_model(run_id, artifacts.files.onnx, spec, example, q_values)
+    model_uri = tracker.log_model(run_id, artifacts.files.onnx, spec, example, q_values, text_embedder=text_embedder)
     return TrainingRun(run_id=run_id, model_uri=model_uri, trained=trained, artifacts=artifacts)

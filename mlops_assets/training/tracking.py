@@ -20,17 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import make_url
 
+from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, TransientError
 from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.training.episodes import EpisodeCurve, thinned
-from mlops_assets.training.learner import CurvePoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
+    from mlops_assets.training.learner import CurvePoint
+
 MODEL_NAME = "model"
+TEXT_EMBEDDER_FILE = "text_embedder.npz"
 # One (lifecycle run, agent) has one MLflow run. Not `dagster_run_id`: by that tag dagster-mlflow finds its parent run.
 LIFECYCLE_TAG = "lifecycle_run_id"
 # MLflow's limit of metrics in one request.
@@ -190,13 +193,21 @@ class TrainingTracker:
                 client.download_artifacts(run_id, name, str(folder))
 
     def log_model(
-        self, run_id: str, onnx_file: Path, spec: AgentSpec, states: NDArray[np.float32], q_values: NDArray[np.float32]
+        self,
+        run_id: str,
+        onnx_file: Path,
+        spec: AgentSpec,
+        states: NDArray[np.float32],
+        q_values: NDArray[np.float32],
+        *,
+        text_embedder: TextEmbedder | None = None,
     ) -> str:
         """Log the policy as the run's one model `model`, with signature and input example; it is not registered here.
 
         MLflow's ONNX flavour: it loads without this project's classes and without unpickling, and measured beside the
         others (package pt2 / pickled class / ONNX) it is saved in 0.9 s (21.5 / 0.03), loaded in 22 ms (106 / 7) and
         answers one state in 0.04 ms (0.21 / 0.10). `q_values` (N, A) are those of the example `states` (N, D), N >= 1.
+        `text_embedder` travels in the model's folder: without it nobody can build the states that the policy expects.
 
         Returns:
             The model's URI, `models:/m-...`; its status is READY. A second call returns the first call's.
@@ -226,6 +237,8 @@ class TrainingTracker:
                 with tempfile.TemporaryDirectory() as scratch:
                     folder = Path(scratch) / MODEL_NAME
                     _save_model(folder, model, onnx_file, spec, states[:_EXAMPLE_ROWS], q_values[:_EXAMPLE_ROWS])
+                    if text_embedder is not None:
+                        text_embedder.save(folder / TEXT_EMBEDDER_FILE)
                     client.log_model_artifacts(model.model_id, str(folder))
             except BaseException:
                 client.finalize_logged_model(model.model_id, "FAILED")

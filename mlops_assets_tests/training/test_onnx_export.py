@@ -8,7 +8,8 @@ import torch
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.training.learner import TrainedAgent
 from mlops_assets.training.network import DuelingQNetwork
-from mlops_assets.training.onnx_export import compare_with_torch, export_onnx, open_session, run_session
+from mlops_assets.training.onnx_export import compare_with_torch, export_onnx
+from mlops_assets.training.onnx_session import open_session, run_session
 from mlops_assets_tests.training.samples import TOY, toy_table
 
 STATES = toy_table(50).state
