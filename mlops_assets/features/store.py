@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from mlops_assets.features.daily import Int64
 from mlops_assets.features.offline import (
@@ -26,7 +27,7 @@ from mlops_assets.features.offline import (
 )
 from mlops_assets.features.point_in_time import microseconds, newest_rows, point_in_time_rows, take_rows
 from mlops_assets.features.redis_url import redis_connection_string, redis_errors
-from mlops_assets.features.vector import FeatureBlock, feature_arrays, feature_block
+from mlops_assets.features.vector import FeatureBlock, column_name, feature_block
 from mlops_assets.features.views import (
     AGENT_CONTEXT_FEATURES,
     CREATED_TIMESTAMP,
@@ -52,6 +53,7 @@ TEST_GROUP = "tests"
 # SQLite takes 32,766 values in one statement.
 _ONLINE_BATCH = 10_000
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -266,34 +268,61 @@ class FeatureStoreAdapter:
             SettingsError: Redis refuses the user or password.
             TransientError: Redis does not answer.
         """
-        moment = int(microseconds(pa.chunked_array([pa.array([as_of], pa.timestamp("us", "UTC"))]))[0])
         joined: dict[str, pa.Array] = {}
         for view in views:
             names = [feature.name for feature in view.features]
-            with self._online_errors():
-                columns, times = self._read_online(view, entities[view.key], names)
-            ttl = view.ttl // timedelta(microseconds=1)
-            invalid = (times < 0) | (times > moment) | (moment - times > ttl)
+            columns, times, invalid = self._valid_online(view, entities[view.key].to_pylist(), names, as_of)
             joined[view.timestamp_column] = pa.array(times, pa.timestamp("us", "UTC"), mask=invalid)
             for name, values in zip(names, columns, strict=True):
                 kind = view.schema.field(name).type
                 joined[view.column(name)] = pc.if_else(pa.array(invalid), pa.scalar(None, kind), pa.array(values, kind))
         return pa.table(joined)
 
+    def online_features(
+        self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: datetime | Sequence[datetime]
+    ) -> dict[str, NDArray[Any]]:
+        """Read what `state_vector` takes of N decisions: per `"view__name"` an array (N,), NaN or None where missing.
+
+        The same values as `online`, without Arrow between them: a single decision takes a third of the time.
+
+        Raises:
+            NotReadyError: `apply` was never called.
+            SettingsError: Redis refuses the user or password.
+            TransientError: Redis does not answer.
+        """
+        keys = {TEST_EXECUTION_FEATURES.key: list(test_ids), AGENT_CONTEXT_FEATURES.key: list(agent_ids)}
+        found: dict[str, NDArray[Any]] = {}
+        for view in views_of(spec):
+            fields = [field for field in spec.features if field.view == view.name]
+            columns, _, invalid = self._valid_online(view, keys[view.key], [field.name for field in fields], as_of)
+            for field, values in zip(fields, columns, strict=True):
+                # As text where it is one: numbers become NaN for None by the conversion itself.
+                array = np.array(values, dtype=object if _is_text(view, field.name) else np.float64)
+                array[invalid] = None if array.dtype == object else np.nan
+                found[column_name(field)] = array
+        return found
+
     def get_features_for_inference(
         self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: datetime
     ) -> FeatureBlock:
         """Read the agent's online features (N, F), in training order, missing or expired ones as flagged defaults."""
-        entities = pa.table({"test_id": pa.array(test_ids, pa.string()), "agent_id": pa.array(agent_ids, pa.string())})
-        joined = self.online(entities, as_of, views_of(spec))
-        return feature_block(spec, feature_arrays(joined, spec), rows=len(test_ids))
+        return feature_block(spec, self.online_features(spec, test_ids, agent_ids, as_of), rows=len(test_ids))
+
+    def _valid_online(
+        self, view: ViewSpec, keys: list[str], features: list[str], as_of: datetime | Sequence[datetime]
+    ) -> tuple[list[list[Any]], Int64, NDArray[np.bool_]]:
+        """Values, event times in microseconds, and where there is no row that is valid at `as_of`."""
+        with self._online_errors():
+            columns, times = self._read_online(view, keys, features)
+        moments = [as_of] if isinstance(as_of, datetime) else as_of
+        now = np.array([(moment - _BEGINNING) // _MICROSECOND for moment in moments], dtype=np.int64)
+        return columns, times, (times < 0) | (times > now) | (now - times > view.ttl // _MICROSECOND)
 
     def _online_times(self, view: ViewSpec, keys: pa.ChunkedArray) -> Int64:
         """Event times of the online rows (N,) in microseconds, -1 where there is none."""
-        return self._read_online(view, keys, [view.features[0].name])[1]
+        return self._read_online(view, keys.to_pylist(), [view.features[0].name])[1]
 
-    def _read_online(self, view: ViewSpec, keys: pa.ChunkedArray, features: list[str]) -> tuple[list[list[Any]], Int64]:
-        names = keys.to_pylist()
+    def _read_online(self, view: ViewSpec, names: list[str], features: list[str]) -> tuple[list[list[Any]], Int64]:
         values: list[list[Any]] = [[] for _ in features]
         seconds: list[int] = []
         for begin in range(0, len(names), _ONLINE_BATCH):
@@ -331,6 +360,10 @@ class FeatureStoreAdapter:
 
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")
+
+
+def _is_text(view: ViewSpec, feature: str) -> bool:
+    return next(one.dtype for one in view.features if one.name == feature) == "string"
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,0 +1,1 @@
+"""A/B tests of agents: who is in which arm, and the present traffic split."""

@@ -1,0 +1,107 @@
+"""The versions in service: what one of them is, which stands behind which alias, and how one is fetched. No polling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.experiences.text_embedding import TextEmbedder
+from mlops_assets.features.vector import StateVectors, state_vector
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.errors import InputError
+from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION
+from mlops_assets.registry.mlflow_store import SEMVER_TAG, MlflowStore
+from mlops_assets.registry.registration import TRAINING_HASH_TAG
+from mlops_assets.training.policy import GreedyPolicy
+
+SHADOW = "shadow"
+SERVED_ALIASES = (CHAMPION, CHALLENGER, SHADOW)
+# Batches of these sizes are what a server sees; the first run of each size allocates its buffers.
+_WARM_UP_ROWS = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One registered version in memory, warm."""
+
+    spec: AgentSpec
+    semver: str
+    mlflow_version: str
+    run_id: str
+    data_hash: str
+    training_hash: str
+    policy: GreedyPolicy = field(repr=False)
+    text_embedder: TextEmbedder | None = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Registered model and version, which identify it."""
+        return self.spec.registered_model, self.semver
+
+    def states(
+        self, context: NDArray[np.float32], texts: list[str], features: Mapping[str, NDArray[np.generic]]
+    ) -> StateVectors:
+        """Build the state vectors (N, D) that this version expects, by the function that training uses.
+
+        Args:
+            context: decision contexts (N, C).
+            texts: requirement texts (N,), "" without one; only an agent that reads texts looks at them.
+            features: Feast features, as `state_vector` takes them.
+        """
+        if self.text_embedder is None:
+            text = np.zeros((len(context), 0), dtype=np.float32)
+        elif any(texts):
+            text = self.text_embedder.transform(texts)
+        else:
+            text = np.zeros((len(context), self.spec.text_dimensions), dtype=np.float32)
+        return state_vector(self.spec, context, text, features)
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """Which version stands behind which alias of which agent: one immutable picture, swapped as a whole."""
+
+    by_alias: Mapping[tuple[str, str], ServedModel] = field(default_factory=lambda: MappingProxyType({}))
+
+    def get(self, agent: str, alias: str) -> ServedModel | None:
+        """Return the version behind the alias, or None."""
+        return self.by_alias.get((agent, alias))
+
+    def all(self) -> tuple[ServedModel, ...]:
+        """Every version once."""
+        return tuple({model.key: model for model in self.by_alias.values()}.values())
+
+
+def load_served_model(store: MlflowStore, spec: AgentSpec, number: str) -> ServedModel:
+    """Fetch one version from the registry and let it answer once for every usual batch size.
+
+    Raises:
+        InputError: no such version, or it was trained for another agent or on another state vector than this code's.
+        StorageError: MLflow does not answer.
+    """
+    name = spec.registered_model
+    version = store.stored_version(name, number)
+    loaded = store.load_served(name, number)
+    if loaded.policy.state_fields != spec.state_fields:
+        raise InputError(
+            f"{name} version {number} was trained on {len(loaded.policy.state_fields)} state fields in an order that is "
+            f"not {spec.name}'s ({len(spec.state_fields)} fields); train it again with this version of the project"
+        )
+    if spec.text_dimensions and loaded.text_embedder is None:
+        raise InputError(f"{name} version {number} has no text embedder in its artifacts; train it again")
+    for rows in _WARM_UP_ROWS:
+        values = loaded.policy.q_values(np.zeros((rows, len(spec.state_fields)), dtype=np.float32))
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} version {number} gives no finite numbers; train it again")
+    return ServedModel(
+        spec=spec,
+        semver=version.tags.get(SEMVER_TAG, number),
+        mlflow_version=number,
+        run_id=version.run_id,
+        data_hash=version.tags.get("data_version", ""),
+        training_hash=version.tags.get(TRAINING_HASH_TAG, ""),
+        policy=loaded.policy,
+        text_embedder=loaded.text_embedder,
+    )
