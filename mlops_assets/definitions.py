@@ -16,12 +16,15 @@ from mlops_assets.governance.assets import GOVERNANCE_ASSETS
 from mlops_assets.registry.assets import REGISTRY_ASSETS
 from mlops_assets.retraining.jobs import lifecycle_jobs
 from mlops_assets.retraining.schedules import weekly_retraining
+from mlops_assets.serving.assets import SERVING_ASSETS
+from mlops_assets.serving.jobs import serving_jobs
 from mlops_assets.training.assets import TRAINING_ASSETS
 from mlops_assets.training.resources import DqnTrainer, MlflowParentRun
 
 
 def build_definitions(*, resources: Mapping[str, object] | None = None, profile: str = "aiwebtest") -> dg.Definitions:
     """Return fresh definitions; `resources` replaces resources by key, `profile` gives the jobs' retry numbers."""
+    policies = load_profile(profile)
     return dg.Definitions(
         assets=[
             *EXPERIENCES_ASSETS,
@@ -30,9 +33,10 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
             *EVALUATION_ASSETS,
             *REGISTRY_ASSETS,
             *GOVERNANCE_ASSETS,
+            *SERVING_ASSETS,
         ],
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
-        jobs=lifecycle_jobs(load_profile(profile)),
+        jobs=[*lifecycle_jobs(policies), *serving_jobs(policies)],
         schedules=[weekly_retraining],
         # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
         # since it finds and fails the killed run that holds the slot.

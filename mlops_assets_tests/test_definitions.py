@@ -19,6 +19,7 @@ ASSETS_BY_GROUP = {
     "evaluation": ["model_evaluation", "validation_report"],
     "registry": ["model_card", "registered_model"],
     "governance": ["approval"],
+    "serving": ["batch_predictions"],
 }
 UNPARTITIONED = {"test_executions", "test_execution_features"}
 CHECKS = {
@@ -27,7 +28,7 @@ CHECKS = {
     ("training_set", "no_value_from_the_future"),
     ("validation_report", "gates_passed"),
 }
-JOBS = {"model_lifecycle", "retrain"}
+JOBS = {"batch_inference", "model_lifecycle", "retrain"}
 SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
 
 
@@ -90,6 +91,7 @@ def test_training_holds_one_slot_per_device(repository: dg.RepositoryDefinition)
 def test_loads_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     """Import-time work (environment, folders, heavy vendors) shows only on a clean machine, or as a slow UI."""
     heavy = ("torch", "mlflow", "feast", "great_expectations", "sklearn", "matplotlib", "onnxruntime", "dagster_mlflow")
+    heavy = (*heavy, "ray")
     code = (
         f"import sys, mlops_assets.definitions as d\nassert d.defs\nprint([m for m in {heavy!r} if m in sys.modules])"
     )

@@ -74,7 +74,7 @@ def evaluate(
     profile: PolicyProfile,
     *,
     champion: ChampionModel | None,
-    make_environment: Callable[[list[str]], DecisionEnvironment] | None,
+    make_environment: Callable[[list[str]], DecisionEnvironment | None] | None,
     seed: int,
     now: datetime,
     prioritisation: Mapping[str, JsonValue] | None = None,
@@ -87,7 +87,7 @@ def evaluate(
         spec: the agent.
         profile: policy profile with every threshold.
         champion: the version in production, None for a first model: absolute gates only.
-        make_environment: gives the environment of named held-out episodes; None when the source has none.
+        make_environment: gives the environment of named held-out episodes, or None; None when there is never one.
         seed: of bootstrap and random policy.
         now: time of the report.
         prioritisation: figures of replayed CI histories for the report, see `prioritisation.py`.
@@ -141,7 +141,7 @@ def _measure(
     values: NDArray[np.float32],
     clusters: NDArray[np.int64],
     champion: ChampionModel | None,
-    make_environment: Callable[[list[str]], DecisionEnvironment] | None,
+    make_environment: Callable[[list[str]], DecisionEnvironment | None] | None,
     seed: int,
 ) -> _Measurements:
     samples, confidence = policy.bootstrap_samples, policy.confidence

@@ -37,7 +37,7 @@ class Returns:
 
 def measure_returns(
     policy: QFunction,
-    make_environment: Callable[[list[str]], DecisionEnvironment],
+    make_environment: Callable[[list[str]], DecisionEnvironment | None],
     table: DecisionTable,
     spec: AgentSpec,
     *,
@@ -52,7 +52,7 @@ def measure_returns(
 
     Args:
         policy: the policy under test.
-        make_environment: gives the environment of the named episodes.
+        make_environment: gives the environment of the named episodes, None where they cannot be played otherwise.
         table: held-out decisions.
         spec: the agent.
         samples: bootstrap resamples of episodes.
@@ -60,7 +60,7 @@ def measure_returns(
         seed: of the random policy and the bootstrap.
 
     Returns:
-        None when no held-out episode is complete.
+        None when no held-out episode is complete, or there is no environment: not measured.
 
     Raises:
         InputError: the environment does not know an episode.
@@ -69,6 +69,8 @@ def measure_returns(
     if not names:
         return None
     environment = make_environment(names)
+    if environment is None:
+        return None
     known = _matching(environment, rows)
     if not known.any():
         return None

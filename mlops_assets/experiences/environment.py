@@ -81,8 +81,10 @@ class ExperienceSource(Protocol):
         """
         ...
 
-    def environment(self, spec: AgentSpec, episode_ids: Sequence[str]) -> DecisionEnvironment:
+    def environment(self, spec: AgentSpec, episode_ids: Sequence[str]) -> DecisionEnvironment | None:
         """Return the named episodes as an environment, in the given order.
+
+        None where what other actions would have brought is not known, as of decisions that were really served.
 
         Raises:
             InputError: an episode id is unknown to this source.

@@ -9,9 +9,10 @@ from sqlalchemy import Engine, or_, select
 from mlops_assets.experiences.ci_history import CiHistoryFile
 from mlops_assets.experiences.data_versions import DataVersions
 from mlops_assets.experiences.environment import ExperienceSource
-from mlops_assets.experiences.execution_source import ExecutionSource
+from mlops_assets.experiences.execution_source import ExecutionSource, NoNewExecutions
 from mlops_assets.experiences.executions import read_executions
 from mlops_assets.experiences.identity import load_rules
+from mlops_assets.experiences.prediction_log import PredictionLog
 from mlops_assets.experiences.replay.source import HistoryReplay, ReplayConfig
 from mlops_assets.experiences.reports.folder import ReportFolder
 from mlops_assets.experiences.simulator.config import SimulatorConfig
@@ -39,7 +40,7 @@ def simulator_config(settings: Settings) -> SimulatorConfig:
 
 
 def execution_source(settings: Settings) -> ExecutionSource:
-    """Return the source of test executions.
+    """Return the source of test executions; of a prediction log, the reports in the source's path if one is set.
 
     Raises:
         SettingsError: the source's path, URL or query is not set, or the identity rules are not valid.
@@ -52,9 +53,11 @@ def execution_source(settings: Settings) -> ExecutionSource:
         if settings.source_url is None or settings.source_query is None:
             raise SettingsError("MLOPS_EXPERIENCE_SOURCE=table needs MLOPS_SOURCE_URL and MLOPS_SOURCE_QUERY; set both")
         return TableSource(settings.source_url.get_secret_value(), settings.source_query, rules)
+    if kind == "prediction_log" and settings.source_path is None:
+        return NoNewExecutions(kind)
     if settings.source_path is None:
         raise SettingsError(f"MLOPS_EXPERIENCE_SOURCE={kind} needs MLOPS_SOURCE_PATH; set it")
-    if kind == "reports":
+    if kind in {"reports", "prediction_log"}:
         return ReportFolder(settings.source_path, rules)
     return CiHistoryFile(settings.source_path, rules)
 
@@ -62,7 +65,8 @@ def execution_source(settings: Settings) -> ExecutionSource:
 def experience_source(settings: Settings, spec: AgentSpec, engine: Engine) -> ExperienceSource:
     """Return the source of one agent's experiences.
 
-    Test histories hold what the execution agent would have decided on; the other agents learn from the simulator.
+    The simulator and the prediction log have experiences of every agent; test histories hold what the execution agent
+    would have decided on.
 
     Raises:
         SettingsError: the configured source has no experiences of this agent.
@@ -70,11 +74,14 @@ def experience_source(settings: Settings, spec: AgentSpec, engine: Engine) -> Ex
     kind = settings.experience_source
     if kind == "simulator":
         return Simulator(simulator_config(settings))
+    if kind == "prediction_log":
+        return PredictionLog(engine)
     if spec.name != REPLAYED_AGENT:
         raise SettingsError(
             f"MLOPS_EXPERIENCE_SOURCE={kind} is a history of test executions, from which only the agent "
             f"{REPLAYED_AGENT!r} can learn, not {spec.name!r}; run that agent alone (make run agent={REPLAYED_AGENT}), "
-            "or take MLOPS_EXPERIENCE_SOURCE=simulator, which MLOPS_USER_STORIES gives real requirement texts"
+            "or take MLOPS_EXPERIENCE_SOURCE=simulator, which MLOPS_USER_STORIES gives real requirement texts, or "
+            "prediction_log, once decisions are served"
         )
     history = settings.source_path if kind == "ci_history" else None
     project = kind if history is None else f"{kind}-{history.stem}"

@@ -11,7 +11,7 @@ from mlops_assets.features.refresh import (
     refresh_agent_features,
     refresh_test_features,
 )
-from mlops_assets.features.store import FeatureStoreAdapter
+from mlops_assets.features.store import FeatureStoreAdapter, open_feature_store
 from mlops_assets.features.training_set import build_training_set
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent, permanent_failures
@@ -22,20 +22,7 @@ GROUP = "features"
 
 def feature_store(platform: Platform) -> FeatureStoreAdapter:
     """Return the feature store of the platform."""
-    settings = platform.settings
-    redis = settings.redis_url
-    return FeatureStoreAdapter(
-        platform.paths,
-        redis_url=redis.get_secret_value() if redis else None,
-        registry_url=_registry_url(platform),
-    )
-
-
-def _registry_url(platform: Platform) -> str | None:
-    """The operational database in production, where machines share no folder; None: SQLite below the home."""
-    if platform.settings.environment != "production":
-        return None
-    return platform.engine.url.render_as_string(hide_password=False)
+    return open_feature_store(platform.settings, platform.engine)
 
 
 def snapshot_of(context: dg.AssetExecutionContext, platform: Platform, spec: AgentSpec) -> Snapshot:

@@ -91,7 +91,8 @@ def refresh_agent_features(
     """Compute the agent's features of every day of the snapshot; a snapshot that was done last time is not done again.
 
     Where the window of newest decisions has moved on since the last refresh, days whose own window is not whole in this
-    snapshot keep the rows that an earlier one gave. Another source starts over.
+    snapshot keep the rows that an earlier one gave. Another source starts over, unless it goes on where the last one
+    ended: decisions served from a model of that one saw its rows, so those of the days before it stay for good.
 
     Raises:
         InputError: an agent id of the snapshot belongs to another agent.
@@ -103,10 +104,11 @@ def refresh_agent_features(
         state = _read_state(state_path)
         if state.get("data_hash") == snapshot.data_hash:
             return FeatureRefresh(view.name, spec.name, None, None, 0)
+        follows = _last_day_before(state, snapshot)
         kept_before = _kept_before(state, snapshot)
         first_day = kept_before or snapshot.first_event.date()
         rows = compute_agent_features(spec, snapshot, first_day=first_day)
-        start = None if kept_before is None else midnight(first_day + _DAY)
+        start = None if kept_before is None and follows is None else midnight(first_day + _DAY)
         store.write_agent_features(spec.name, rows, start=start)
         first_done = snapshot.first_event.date().isoformat() if kept_before is None else state["first_day"]
         last_day = snapshot.last_event.date()
@@ -117,6 +119,7 @@ def refresh_agent_features(
                 "source": snapshot.source,
                 "first_day": first_done,
                 "last_day": last_day.isoformat(),
+                "follows": None if follows is None else follows.isoformat(),
             },
         )
     return FeatureRefresh(view.name, spec.name, first_day, last_day, rows.num_rows)
@@ -156,12 +159,21 @@ def _execution_parts(paths: ArtifactPaths) -> PartsByDay:
 
 
 def _kept_before(state: Mapping[str, Any], snapshot: Snapshot) -> date | None:
-    """First day to compute when earlier days keep their rows; None when all of the agent's rows are replaced."""
+    """First day to compute when days of the snapshot keep the rows that an earlier one gave; None when none does."""
     if state.get("source") != snapshot.source:
         return None
     whole_from = snapshot.first_event.date() + AGENT_WINDOW
     moved_on = date.fromisoformat(state["first_day"]) < snapshot.first_event.date()
     return whole_from if moved_on and date.fromisoformat(state["last_day"]) >= whole_from else None
+
+
+def _last_day_before(state: Mapping[str, Any], snapshot: Snapshot) -> date | None:
+    """Last day of the source before the snapshot's, whose rows stay; None when there is none, or the two overlap."""
+    known = state.get("follows") if state.get("source") == snapshot.source else state.get("last_day")
+    if known is None:
+        return None
+    last_day = date.fromisoformat(known)
+    return last_day if last_day <= snapshot.first_event.date() else None
 
 
 def _state_path(paths: ArtifactPaths, view: ViewSpec, group: str) -> Path:

@@ -4,17 +4,20 @@ Measured with Feast 0.67, and made up for here: online reads do not enforce the 
 overwrite a newer one, incremental materialisation misses late rows, historical retrieval returns rows in any order.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 
 from mlops_assets.features.daily import Int64
 from mlops_assets.features.offline import (
@@ -45,6 +48,7 @@ from mlops_assets.foundation.errors import InputError, NotReadyError
 from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import storage_errors
 from mlops_assets.foundation.paths import ArtifactPaths
+from mlops_assets.foundation.settings import Settings
 
 if TYPE_CHECKING:
     from feast import Entity, FeatureStore, FeatureView
@@ -65,6 +69,18 @@ class Materialization:
     keys_written: int
     kept_newer: int
     last_event_time: datetime | None
+
+
+def open_feature_store(settings: Settings, engine: Engine) -> "FeatureStoreAdapter":
+    """Return the feature store of a deployment; nothing is opened.
+
+    In production its registry is in the operational database, since machines share no folder.
+    """
+    redis = settings.redis_url
+    shared = engine.url.render_as_string(hide_password=False) if settings.environment == "production" else None
+    return FeatureStoreAdapter(
+        settings.paths, redis_url=redis.get_secret_value() if redis else None, registry_url=shared
+    )
 
 
 def feast_entity(entity: EntitySpec) -> "Entity":
@@ -132,6 +148,15 @@ class FeatureStoreAdapter:
             else {"type": "redis", "connection_string": redis_connection_string(redis_url), "skip_dedup": True}
         )
         self._registry_url = registry_url or f"sqlite:///{(paths.features / 'registry.db').absolute()}"
+
+    @staticmethod
+    def import_feast() -> None:
+        """Import Feast now, and without torch, which it takes in only to know one more type of column.
+
+        Half of the seconds that Feast's import takes are torch's; a server of exported policies never needs it.
+        """
+        with _hidden("torch"):
+            import feast  # noqa: F401 - for its effect
 
     @cached_property
     def _feast(self) -> "FeatureStore":
@@ -360,6 +385,29 @@ class FeatureStoreAdapter:
 
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")
+
+
+class _Hidden(MetaPathFinder):
+    """Says of one package that it is not installed."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
+        """Refuse the package, and let all others be found."""
+        if fullname == self._package:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Hide a package from imports of the block; one that is imported already stays."""
+    finder = _Hidden(package)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _is_text(view: ViewSpec, feature: str) -> bool:

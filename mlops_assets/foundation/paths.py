@@ -83,6 +83,11 @@ class ArtifactPaths:
         return self.home / "serving" / "journal"
 
     @property
+    def served_models(self) -> Path:
+        """Local copy of the versions in service, by registered model and MLflow's version number."""
+        return self.home / "serving" / "models"
+
+    @property
     def pseudonym_key(self) -> Path:
         """Key of the user pseudonyms where no setting gives one (embedded environment)."""
         return self.home / "serving" / "pseudonym.key"

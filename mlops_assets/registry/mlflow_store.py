@@ -4,6 +4,7 @@ Every call goes through a client with explicit URIs; MLflow's global state is ne
 deprecated, so the lifecycle lives in aliases and in the version tag `stage`.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _INVALID = "INVALID_PARAMETER_VALUE"
 _PROBE_ROWS = 3
 _FLAVOUR = "onnx"
+POLICY_FILE = "policy.onnx"
 
 
 @dataclass(frozen=True)
@@ -216,16 +218,26 @@ class MlflowStore:
         Raises:
             InputError: there is no such version, or its artifacts cannot be loaded.
         """
+        return self._load(self._version_uri(model_name, number))
+
+    def fetch_served(self, model_name: str, number: str, folder: Path) -> None:
+        """Bring the files that serving one version takes into `folder`: `policy.onnx`, and `text_embedder.npz` if any.
+
+        Raises:
+            InputError: there is no such version, or its artifacts are not an exported policy.
+        """
+        self._fetch(self._version_uri(model_name, number), folder)
+
+    def _version_uri(self, model_name: str, number: str) -> str:
         from mlflow.exceptions import MlflowException
 
         with self._mlflow() as client:
             try:
-                uri = client.get_model_version_download_uri(model_name, number)
+                return str(client.get_model_version_download_uri(model_name, number))
             except MlflowException as error:
                 if error.error_code != _ABSENT:
                     raise
                 raise InputError(f"MLflow has no version {number} of {model_name}") from error
-        return self._load(uri)
 
     @cached_property
     def _client(self) -> "MlflowClient":
@@ -258,27 +270,48 @@ class MlflowStore:
             ) from error
 
     def _load(self, uri: str) -> LoadedModel:
-        """Fetch a logged model and open it; ONNX runs no code of the file, so nothing is unpickled."""
+        with tempfile.TemporaryDirectory() as scratch:
+            self._fetch(uri, Path(scratch))
+            return read_served(Path(scratch))
+
+    def _fetch(self, uri: str, folder: Path) -> None:
+        """Fetch a logged model; only its ONNX flavour is taken, which runs no code of the file."""
         import mlflow.artifacts
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                folder = mlflow.artifacts.download_artifacts(
-                    artifact_uri=uri, dst_path=scratch, tracking_uri=self.tracking_uri
+                found = Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=uri, dst_path=scratch, tracking_uri=self.tracking_uri
+                    )
                 )
-                flavours = Model.load(folder).flavors
+                flavours = Model.load(str(found)).flavors
             except (MlflowException, OSError) as error:
                 raise InputError(f"the model at {uri} is not there ({error}); train again") from error
             if _FLAVOUR not in flavours:
-                found = ", ".join(sorted(flavours))
-                raise InputError(f"the model at {uri} is logged as {found}, expected {_FLAVOUR}; train again")
-            embedder = Path(folder) / TEXT_EMBEDDER_FILE
-            return LoadedModel(
-                policy=GreedyPolicy.from_onnx(Path(folder) / flavours[_FLAVOUR]["data"]),
-                text_embedder=TextEmbedder.load(embedder) if embedder.is_file() else None,
-            )
+                names = ", ".join(sorted(flavours))
+                raise InputError(f"the model at {uri} is logged as {names}, expected {_FLAVOUR}; train again")
+            policy, embedder = found / flavours[_FLAVOUR]["data"], found / TEXT_EMBEDDER_FILE
+            if not policy.is_file():
+                raise InputError(f"the model at {uri} is not there (no {policy.name}); train again")
+            shutil.copyfile(policy, folder / POLICY_FILE)
+            if embedder.is_file():
+                shutil.copyfile(embedder, folder / TEXT_EMBEDDER_FILE)
+
+
+def read_served(folder: Path) -> LoadedModel:
+    """Load what `MlflowStore.fetch_served` brought into `folder`; nothing is unpickled.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    embedder = folder / TEXT_EMBEDDER_FILE
+    return LoadedModel(
+        policy=GreedyPolicy.from_onnx(folder / POLICY_FILE),
+        text_embedder=TextEmbedder.load(embedder) if embedder.is_file() else None,
+    )
 
 
 def _probe(policy: GreedyPolicy, uri: str, spec: AgentSpec) -> None:

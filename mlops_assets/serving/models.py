@@ -1,7 +1,9 @@
 """The versions in service: what one of them is, which stands behind which alias, and how one is fetched. No polling."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -11,8 +13,9 @@ from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.features.vector import StateVectors, state_vector
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.files import canonical_json
 from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION
-from mlops_assets.registry.mlflow_store import SEMVER_TAG, MlflowStore
+from mlops_assets.registry.mlflow_store import SEMVER_TAG, LoadedModel, MlflowStore, StoredVersion, read_served
 from mlops_assets.registry.registration import TRAINING_HASH_TAG
 from mlops_assets.training.policy import GreedyPolicy
 
@@ -20,6 +23,7 @@ SHADOW = "shadow"
 SERVED_ALIASES = (CHAMPION, CHALLENGER, SHADOW)
 # Batches of these sizes are what a server sees; the first run of each size allocates its buffers.
 _WARM_UP_ROWS = (1, 8, 64)
+_FACTS_FILE = "version.json"
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,47 @@ class ServedModels:
 
 
 def load_served_model(store: MlflowStore, spec: AgentSpec, number: str) -> ServedModel:
-    """Fetch one version from the registry and let it answer once for every usual batch size.
+    """Fetch one version from the registry and load it, warm.
 
     Raises:
         InputError: no such version, or it was trained for another agent or on another state vector than this code's.
         StorageError: MLflow does not answer.
     """
     name = spec.registered_model
-    version = store.stored_version(name, number)
-    loaded = store.load_served(name, number)
+    return _served_model(spec, store.stored_version(name, number), store.load_served(name, number))
+
+
+def fetch_served_model(store: MlflowStore, spec: AgentSpec, number: str, folder: Path) -> None:
+    """Bring one version's files and facts into `folder`, for `read_served_model`.
+
+    Raises:
+        InputError: no such version, or it is no exported policy.
+        StorageError: MLflow does not answer, or the disk is full.
+    """
+    version = store.stored_version(spec.registered_model, number)
+    store.fetch_served(spec.registered_model, number, folder)
+    facts = {"number": version.number, "run_id": version.run_id, "tags": dict(version.tags)}
+    (folder / _FACTS_FILE).write_text(canonical_json(facts), encoding="utf-8")
+
+
+def read_served_model(spec: AgentSpec, folder: Path) -> ServedModel:
+    """Load what `fetch_served_model` brought, warm; MLflow is not asked, nor imported.
+
+    Raises:
+        InputError: a file is missing, or it was trained for another agent or on another state vector than this code's.
+    """
+    try:
+        facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} holds no version of {spec.registered_model} ({error}); delete the folder"
+        ) from error
+    return _served_model(spec, StoredVersion(**facts), read_served(folder))
+
+
+def _served_model(spec: AgentSpec, version: StoredVersion, loaded: LoadedModel) -> ServedModel:
+    """Check that the version is this code's and let it answer once for every usual batch size."""
+    name, number = spec.registered_model, version.number
     if loaded.policy.state_fields != spec.state_fields:
         raise InputError(
             f"{name} version {number} was trained on {len(loaded.policy.state_fields)} state fields in an order that is "
@@ -95,6 +131,8 @@ def load_served_model(store: MlflowStore, spec: AgentSpec, number: str) -> Serve
         values = loaded.policy.q_values(np.zeros((rows, len(spec.state_fields)), dtype=np.float32))
         if not np.isfinite(values).all():
             raise InputError(f"{name} version {number} gives no finite numbers; train it again")
+    if loaded.text_embedder is not None:
+        loaded.text_embedder.transform(["warm-up"])
     return ServedModel(
         spec=spec,
         semver=version.tags.get(SEMVER_TAG, number),

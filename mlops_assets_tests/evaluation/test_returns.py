@@ -116,6 +116,19 @@ def test_nothing_to_play() -> None:
     )
 
 
+def test_without_an_environment_nothing_is_measured() -> None:
+    """Served decisions cannot be played otherwise: that is no return, and no crash of the evaluation."""
+    table = decision_table(10, 3)
+    asked: list[list[str]] = []
+
+    def no_environment(names: list[str]) -> None:
+        asked.append(names)
+
+    found = measure_returns(FirstFields(), no_environment, table, SPEC, samples=100, confidence=0.9, seed=0)
+    assert found is None
+    assert [len(names) for names in asked] == [10]
+
+
 def test_a_worthless_optimum_has_no_share() -> None:
     """A share of nothing says nothing."""
     table = decision_table(10, 3)

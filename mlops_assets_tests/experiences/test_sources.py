@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from mlops_assets.experiences.execution_source import NoNewExecutions
+from mlops_assets.experiences.executions import read_executions
 from mlops_assets.experiences.ingest import ingest
+from mlops_assets.experiences.prediction_log import PredictionLog
 from mlops_assets.experiences.replay.source import HistoryReplay
+from mlops_assets.experiences.reports.folder import ReportFolder
 from mlops_assets.experiences.simulator.simulate import Simulator
 from mlops_assets.experiences.sources import execution_source, experience_source
 from mlops_assets.foundation.agents import AGENTS
@@ -60,7 +64,7 @@ def test_a_history_that_has_grown_or_was_renamed_is_the_same_one(sqlite_engine: 
     assert len(_replay(_settings(home, renamed), sqlite_engine).cycles) == 5
 
 
-def test_only_the_simulator_teaches_every_agent(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_a_history_of_tests_teaches_the_execution_agent_only(sqlite_engine: Engine, tmp_path: Path) -> None:
     """A CI history says nothing about requirements; the error has to say what would."""
     simulated = load_settings({"MLOPS_HOME": str(tmp_path), "MLOPS_SIMULATOR_ROWS": "100"})
     for spec in AGENTS.values():
@@ -68,3 +72,44 @@ def test_only_the_simulator_teaches_every_agent(sqlite_engine: Engine, tmp_path:
     settings = _settings(tmp_path, tmp_path / "history.csv")
     with pytest.raises(SettingsError, match=r"only the agent 'execution' can learn, not 'requirements'.*USER_STORIES"):
         experience_source(settings, AGENTS["requirements"], sqlite_engine)
+
+
+def test_the_prediction_log_teaches_every_agent(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Two of three agents would go on learning from the simulator, or stop, once decisions are served."""
+    settings = load_settings({"MLOPS_HOME": str(tmp_path), "MLOPS_EXPERIENCE_SOURCE": "prediction_log"})
+    for spec in AGENTS.values():
+        source = experience_source(settings, spec, sqlite_engine)
+        assert isinstance(source, PredictionLog)
+        assert source.name == "prediction-log"
+
+
+def test_executions_known_stay_when_decisions_are_served(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A live system without test reports failed at its first step, or lost the history of its tests."""
+    home = tmp_path / "home"
+    _replay(_settings(home, _write(tmp_path / "shop.csv", 1, 3)), sqlite_engine)
+    settings = load_settings({"MLOPS_HOME": str(home), "MLOPS_EXPERIENCE_SOURCE": "prediction_log"})
+    source = execution_source(settings)
+    assert isinstance(source, NoNewExecutions)
+    assert (source.kind, source.as_of(NOW)) == ("prediction_log", NOW)
+    report = ingest(source, paths=settings.paths, engine=sqlite_engine, now=NOW)
+    assert (report.rows, report.files_read, report.quarantined, report.first) == (0, 0, 0, None)
+    assert read_executions(settings.paths).num_rows == 3
+
+
+def test_reports_may_come_beside_served_decisions(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The test features of a live system would stand still."""
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    case = "<testcase classname='shop' name='t' time='1'/>"
+    suite = f"<testsuite name='shop' timestamp='2026-02-01T08:00:00'>{case}</testsuite>"
+    (reports / "junit.xml").write_text(f"<testsuites>{suite}</testsuites>", encoding="utf-8")
+    settings = load_settings(
+        {
+            "MLOPS_HOME": str(tmp_path / "home"),
+            "MLOPS_EXPERIENCE_SOURCE": "prediction_log",
+            "MLOPS_SOURCE_PATH": str(reports),
+        }
+    )
+    source = execution_source(settings)
+    assert isinstance(source, ReportFolder)
+    assert ingest(source, paths=settings.paths, engine=sqlite_engine, now=NOW).rows == 1

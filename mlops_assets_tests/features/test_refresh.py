@@ -1,25 +1,31 @@
 """Which days are computed: only what is due, and the same in the end as everything at once."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from sqlalchemy import Engine
 
+from mlops_assets.experiences.environment import ExperienceBatch
 from mlops_assets.experiences.executions import append_executions, read_executions
+from mlops_assets.experiences.prediction_log import PredictionLog
+from mlops_assets.experiences.snapshots import collect_snapshot
 from mlops_assets.features.offline import read_rows, view_folder
 from mlops_assets.features.refresh import record_materialization, refresh_agent_features, refresh_test_features
 from mlops_assets.features.store import FeatureStoreAdapter, Materialization
 from mlops_assets.features.tables import compute_agent_features, compute_test_features
+from mlops_assets.features.training_set import build_training_set
 from mlops_assets.features.views import AGENT_CONTEXT_FEATURES, TEST_EXECUTION_FEATURES
-from mlops_assets.foundation.agents import agent_spec
+from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.tables import FeatureViewRecord
-from mlops_assets_tests.experiences.synthetic import START, SyntheticSource
-from mlops_assets_tests.features.samples import MONDAY, Run, day, executions, snapshot_of
+from mlops_assets_tests.experiences.served import episode_rows, outcome_row, state_bytes, write
+from mlops_assets_tests.experiences.synthetic import NOW, START, SyntheticSource, policy
+from mlops_assets_tests.features.samples import MONDAY, Run, day, executions, rows_of, snapshot_of
 
 TESTS, AGENTS = TEST_EXECUTION_FEATURES, AGENT_CONTEXT_FEATURES
 REQUIREMENTS = agent_spec("requirements")
@@ -27,6 +33,18 @@ HISTORY = [
     Run(n * 1.7, ("passed", "failed", "skipped")[n * n % 3], test=f"t{n % 4}", duration_ms=100.0 + n, retries=n % 2)
     for n in range(60)
 ]
+
+
+@dataclass(frozen=True)
+class Later(SyntheticSource):
+    """Another source, whose first day is a later one."""
+
+    first: int = 0
+    source_name: str = "later"
+
+    def batches(self, spec: AgentSpec, cursor: str | None) -> Iterator[ExperienceBatch]:
+        del cursor  # from its first day on every time: what is stored already is not stored again
+        return super().batches(spec, str(self.first - 1))
 
 
 def at(days: float) -> datetime:
@@ -153,6 +171,86 @@ def test_another_source_starts_over(paths: ArtifactPaths, sqlite_engine: Engine)
     second = snapshot_of(other, paths, sqlite_engine)
     refresh_agent_features(REQUIREMENTS, second, store, paths=paths)
     assert read_rows(paths, AGENTS).equals(compute_agent_features(REQUIREMENTS, second))
+
+
+def test_a_source_that_goes_on_where_the_last_one_ended_keeps_its_rows(
+    paths: ArtifactPaths, sqlite_engine: Engine
+) -> None:
+    """A decision served today saw yesterday's row of the simulator: dropped, it is trained on defaults it never saw."""
+    store = FeatureStoreAdapter(paths)
+    source = SyntheticSource(days=20, spec=REQUIREMENTS)
+    refresh_agent_features(REQUIREMENTS, snapshot_of(source, paths, sqlite_engine), store, paths=paths)
+    before = read_rows(paths, AGENTS)
+    # Day 20 follows on day 19, the last one of the source before.
+    for rows in (3, 6):
+        second = snapshot_of(Later(days=20 + rows, first=20, spec=REQUIREMENTS), paths, sqlite_engine)
+        refreshed = refresh_agent_features(REQUIREMENTS, second, store, paths=paths)
+        assert refreshed.first_day == second.first_event.date() == (START + timedelta(days=20)).date()
+        after = read_rows(paths, AGENTS)
+        assert after.slice(0, before.num_rows).equals(before)
+        assert after.slice(before.num_rows).equals(compute_agent_features(REQUIREMENTS, second))
+    # The window of the second source moves on: its own older rows stay, and so do those before it.
+    moved = snapshot_of(Later(days=40, first=20, spec=REQUIREMENTS), paths, sqlite_engine, window_rows=20 * 18)
+    refresh_agent_features(REQUIREMENTS, moved, store, paths=paths)
+    assert read_rows(paths, AGENTS).slice(0, before.num_rows).equals(before)
+
+
+def test_a_source_that_reaches_back_starts_over_for_good(paths: ArtifactPaths, sqlite_engine: Engine) -> None:
+    """Late episodes from before the change of source meet rows that mix both."""
+    store = FeatureStoreAdapter(paths)
+    source = SyntheticSource(days=20, spec=REQUIREMENTS)
+    refresh_agent_features(REQUIREMENTS, snapshot_of(source, paths, sqlite_engine), store, paths=paths)
+    for first in (20, 15):
+        later = snapshot_of(Later(days=26, first=first, spec=REQUIREMENTS), paths, sqlite_engine)
+        refresh_agent_features(REQUIREMENTS, later, store, paths=paths)
+    assert read_rows(paths, AGENTS).equals(compute_agent_features(REQUIREMENTS, later))
+    # And the source before, read again, is no continuation either.
+    again = snapshot_of(source, paths, sqlite_engine)
+    refresh_agent_features(REQUIREMENTS, again, store, paths=paths)
+    assert read_rows(paths, AGENTS).equals(compute_agent_features(REQUIREMENTS, again))
+
+
+def test_the_training_vector_of_a_served_decision_is_the_one_that_was_logged(
+    paths: ArtifactPaths, engine: Engine
+) -> None:
+    """After the change of source, the model was trained on other features than those it had decided on."""
+    spec = agent_spec("execution")
+    store = FeatureStoreAdapter(paths)
+    store.apply()
+    simulated = SyntheticSource(days=20, spec=spec)
+    refresh_agent_features(spec, snapshot_of(simulated, paths, engine), store, paths=paths)
+    tests = [{"key": f"test-{n}", "at": 20, "failure_count": n, "last_execution_status": "failed"} for n in range(3)]
+    store.write_test_features(rows_of(TEST_EXECUTION_FEATURES, tests))
+    switch = START + timedelta(days=20)
+    store.materialize(switch)
+    served = [
+        row
+        for number in range(12)
+        for row in episode_rows(
+            spec,
+            f"served-{number}",
+            3,
+            event_time=switch + timedelta(hours=number),
+            agent_id=f"app-{number % 3}",
+            test_id=f"test-{number % 4}",
+        )
+    ]
+    contexts = np.random.default_rng(3).random((len(served), len(spec.context)), dtype=np.float32)
+    for row, context in zip(served, contexts, strict=True):
+        block = store.get_features_for_inference(spec, [row.test_id], [row.agent_id], row.event_time)
+        assert block.missing.sum() < len(spec.features)
+        row.state = state_bytes(np.concatenate([context, block.values[0]]))
+    write(engine, [*served, *(outcome_row(row, 1.0, done=row.step == 2) for row in served)])
+    log = PredictionLog(engine)
+    snapshot = collect_snapshot(log, spec, paths=paths, engine=engine, policy=policy(), now=NOW, versions=None)
+    assert (snapshot.source, snapshot.rows) == ("prediction-log", 36)
+    refresh_agent_features(spec, snapshot, store, paths=paths)
+    built = build_training_set(snapshot, spec, store, paths=paths, holdout_share=0.25)
+    logged = {row.prediction_id: np.frombuffer(row.state, "<f4") for row in served}
+    for table in (built.train(), built.holdout()):
+        assert len(table.state) > 0
+        for name, state in zip(table.experience_id, table.state, strict=True):
+            np.testing.assert_array_equal(state, logged[name])
 
 
 def test_what_went_online_is_recorded(engine: Engine) -> None:

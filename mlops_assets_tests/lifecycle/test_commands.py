@@ -39,6 +39,7 @@ def test_assets_are_listed_with_nothing_set(user: Path) -> None:
     assert result.stdout.split() == [
         "agent_context_features",
         "approval",
+        "batch_predictions",
         "data_validation_report",
         "dqn_model",
         "model_card",

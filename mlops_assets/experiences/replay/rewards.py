@@ -7,13 +7,12 @@ of a cycle add up to 100 x its NAPFD. Not here: what the agent sees, and what be
 
 from bisect import insort
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops_assets.experiences.napfd import detection, order_by, time_budget
-from mlops_assets.experiences.replay.history import CycleHistory
 
 _LANES_TIMES_TESTS: Final = 1 << 22
 """Largest class matrix evaluated at once (one byte an entry); longer cycles are evaluated in pieces."""
@@ -28,7 +27,7 @@ class PriorityClass(IntEnum):
     HIGH = 3
 
 
-_RUN_ORDER: Final = (PriorityClass.HIGH, PriorityClass.NORMAL, PriorityClass.LOW)
+RUN_ORDER: Final = (PriorityClass.HIGH, PriorityClass.NORMAL, PriorityClass.LOW)
 _LANES_A_STEP: Final = len(PriorityClass) + 1
 _PREFERENCE: Final = np.array([PriorityClass.LOW, PriorityClass.SKIP, PriorityClass.NORMAL, PriorityClass.HIGH])
 """Which of equally good classes is the label: run last what costs nothing, else not at all, early only if it pays."""
@@ -37,6 +36,35 @@ _PREFERENCE: Final = np.array([PriorityClass.LOW, PriorityClass.SKIP, PriorityCl
 def best_class(action_values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the labelled best action, (...,), of exact action values, (..., 4); ties go to LOW, SKIP, NORMAL, HIGH."""
     return _PREFERENCE[np.argmax(action_values[..., _PREFERENCE], axis=-1)].astype(np.int64)
+
+
+class PricedCycle(Protocol):
+    """What a cycle's price depends on, (n,) each in row order: its outcome, and what the order within a class needs."""
+
+    @property
+    def durations(self) -> NDArray[np.float64]:
+        """What each test took, ms."""
+        ...
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Whether each test failed."""
+        ...
+
+    @property
+    def failure_rate_recent(self) -> NDArray[np.float64]:
+        """Recency-weighted failure rate known before the cycle."""
+        ...
+
+    @property
+    def expected_durations(self) -> NDArray[np.float64]:
+        """Duration known before the cycle; only its order counts, so any unit will do."""
+        ...
+
+
+def seat_order(failure_rate_recent: NDArray[np.float64], expected_durations: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the rows of a cycle, (n,), as tests of one class run: failing often first, then short ones, then by row."""
+    return order_by(failure_rate_recent, -expected_durations)
 
 
 class CycleOutcome:
@@ -51,8 +79,8 @@ class CycleOutcome:
     priced and the better one counts: all of them, and the shortest that fit (the most that the free time can hold).
     """
 
-    def __init__(self, cycle: CycleHistory) -> None:
-        self.seat_order = order_by(cycle.failure_rate_recent, -cycle.expected_durations)
+    def __init__(self, cycle: PricedCycle) -> None:
+        self.seat_order = seat_order(cycle.failure_rate_recent, cycle.expected_durations)
         self.seats = np.empty_like(self.seat_order)
         self.seats[self.seat_order] = np.arange(len(self.seats))
         self.durations = cycle.durations[self.seat_order]
@@ -76,7 +104,7 @@ class CycleOutcome:
         left = np.full(lanes, self.budget)
         gain = np.full(lanes, tests + 0.5)
         total = np.zeros(lanes)
-        for priority in _RUN_ORDER:
+        for priority in RUN_ORDER:
             chosen = classes == priority
             # Prefixes are nested: a seat is chosen in one span of assignments, and only that span is worked on.
             first = chosen.argmax(axis=1).tolist()
@@ -155,7 +183,7 @@ class CycleSchedule:
         self._outcome = outcome
         self._durations: list[float] = outcome.durations.tolist()
         self._failed: list[bool] = outcome.failed.tolist()
-        self._members: dict[int, list[int]] = {int(priority): [] for priority in _RUN_ORDER}
+        self._members: dict[int, list[int]] = {int(priority): [] for priority in RUN_ORDER}
         self._decided = [False] * len(self._durations)
         self._potential = 0.0
 
@@ -190,7 +218,7 @@ class CycleSchedule:
         return found if fitting == len(later) else max(found, self._detection(_with_high(members, later)))
 
     def _detection(self, members: dict[int, list[int]]) -> float:
-        order = [seat for priority in _RUN_ORDER for seat in members[priority]]
+        order = [seat for priority in RUN_ORDER for seat in members[priority]]
         return detection(order, self._durations, self._failed, self._outcome.budget)
 
 

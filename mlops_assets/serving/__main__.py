@@ -1,0 +1,56 @@
+"""`python -m mlops_assets.serving`: the decision server, as the settings say; becomes BentoML's own command."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from mlops_assets.foundation.errors import MlopsError
+from mlops_assets.foundation.settings import Settings, load_settings
+
+REFUSED = 2
+_SERVICE = "mlops_assets.serving.service:service"
+_QUIET: Mapping[str, str] = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # By default MLflow tries a server that stands still for a quarter of an hour.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+
+
+def server_command(settings: Settings) -> list[str]:
+    """Return the command line of the server."""
+    return [
+        str(Path(sys.executable).with_name("bentoml")),
+        "serve",
+        _SERVICE,
+        "--host",
+        settings.serving_host,
+        "--port",
+        str(settings.serving_port),
+    ]
+
+
+def server_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the server: telemetry off, and as many workers as the settings say."""
+    quiet = {name: environ.get(name, value) for name, value in _QUIET.items()}
+    return {**environ, **quiet, "BENTOML_CONFIG_OPTIONS": f"services.decisions.workers={settings.serving_workers}"}
+
+
+def main() -> NoReturn:
+    """Become the server; exit code 2 and one line when the settings do not allow it."""
+    try:
+        settings = load_settings()
+    except MlopsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(REFUSED)
+    command = server_command(settings)
+    os.execve(command[0], command, server_environment(settings, os.environ))  # noqa: S606 - its own process, no shell
+
+
+if __name__ == "__main__":
+    main()

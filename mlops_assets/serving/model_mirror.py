@@ -1,0 +1,151 @@
+"""The registry's versions in service as files of this machine: `python -m mlops_assets.serving.model_mirror`.
+
+A process beside the server. It alone speaks MLflow, whose import takes seconds and whose queries would take turns with
+decisions for the interpreter; the server reads files. With the registry away, or after a restart without it, the versions
+that were in service last stay in service. It ends with the process that started it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.errors import InputError, MlopsError, TransientError
+from mlops_assets.foundation.file_lock import file_lock
+from mlops_assets.foundation.files import atomic_folder, atomic_write, canonical_json
+from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.foundation.settings import load_settings
+from mlops_assets.registry.mlflow_store import MlflowStore
+from mlops_assets.serving.models import SERVED_ALIASES, fetch_served_model
+
+ALIASES_FILE = "aliases.json"
+# Of one model: the versions behind aliases, and some to come back to without asking the registry.
+_KEPT_VERSIONS = 8
+_PARENT_SECONDS = 0.5
+_WAIT_SECONDS = 10 * 365 * 24 * 3600.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MirroredAliases:
+    """What the registry said last: MLflow's version number by agent and alias.
+
+    `refused` has the reasons of versions that could not be fetched; `problem` is why the registry did not answer since.
+    `written_at` is the time of writing, in seconds since 1970: the file is written at every look.
+    """
+
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+    written_at: float = 0.0
+
+
+def version_folder(root: Path, spec: AgentSpec, number: str) -> Path:
+    """Folder of one version's files."""
+    return root / spec.registered_model / number
+
+
+def read_aliases(root: Path) -> MirroredAliases | None:
+    """Return what the mirror wrote last; None before the first time.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    path = root / ALIASES_FILE
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return MirroredAliases(**document)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not what the mirror of the registry writes ({error}); delete it") from error
+
+
+class ModelMirror:
+    """Copies versions behind aliases below `root`; a folder is whole or absent, and never changes."""
+
+    def __init__(self, store: MlflowStore, root: Path) -> None:
+        self._store = store
+        self._root = root
+        self._last = read_aliases(root) or MirroredAliases()
+
+    def refresh(self) -> None:
+        """Look once, and write down what was found; a registry that does not answer is written down too.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        try:
+            aliases, refused, problem = *self._look(), None
+        except TransientError as error:
+            aliases, refused, problem = self._last.aliases, self._last.refused, str(error)
+        if problem != self._last.problem:
+            _log.warning("model registry: %s", problem or "answers")
+        self._last = MirroredAliases(aliases, refused, problem, time.time())
+        with atomic_write(self._root / ALIASES_FILE) as temporary:
+            temporary.write_text(canonical_json(vars(self._last)), encoding="utf-8")
+
+    def _look(self) -> tuple[Mapping[str, Mapping[str, str]], Mapping[str, str]]:
+        aliases: dict[str, dict[str, str]] = {}
+        refused: dict[str, str] = {}
+        for spec in AGENTS.values():
+            behind = self._store.aliases(spec.registered_model)
+            wanted = {alias: behind[alias] for alias in SERVED_ALIASES if alias in behind}
+            aliases[spec.name] = wanted
+            for alias, number in wanted.items():
+                try:
+                    self._fetch(spec, number)
+                except InputError as error:
+                    refused[f"{spec.name} {alias}"] = str(error)
+            self._prune(spec, set(wanted.values()))
+        return aliases, refused
+
+    def _fetch(self, spec: AgentSpec, number: str) -> None:
+        folder = version_folder(self._root, spec, number)
+        if not folder.is_dir():
+            with atomic_folder(folder) as temporary:
+                fetch_served_model(self._store, spec, number, temporary)
+
+    def _prune(self, spec: AgentSpec, served: set[str]) -> None:
+        folder = self._root / spec.registered_model
+        numbers = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+        for number in numbers[: max(0, len(numbers) - _KEPT_VERSIONS)]:
+            if str(number) not in served:
+                shutil.rmtree(folder / str(number))
+
+
+def main() -> int:
+    """Mirror until the parent process is gone; of several on one home, one works and the others stand by."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    try:
+        settings = load_settings()
+        root = settings.paths.served_models
+        seconds = load_profile(settings.policy_profile).serving.registry_poll_ms / 1000.0
+        with file_lock(root / ".lock", wait_seconds=_WAIT_SECONDS):
+            mirror = ModelMirror(MlflowStore(settings.tracking_uri), root)
+            while True:
+                mirror.refresh()
+                time.sleep(seconds)
+    except MlopsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _end_with_parent(parent: int) -> None:
+    """Also while a call to the registry stands still, which no signal from Python would end."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Online features for concurrent requests: one reading thread, which takes together whatever waits, behind a breaker.
+
+Reading takes a Feast call of about a millisecond whether for one decision or ten, so requests that come while one is
+being read share the next; nobody waits for company. A store that is late or refuses opens the circuit breaker, and
+answers go out without online features, flagged, until a probe gets through.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.features.store import FeatureStoreAdapter
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.profiles import ServingPolicy
+from mlops_assets.serving.breaker import CircuitBreaker
+from mlops_assets.serving.decide import Features
+
+# So many decisions are read at once at the most; a larger batch of one request is read as a whole.
+_READ_ROWS = 256
+_STOP_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Lookup:
+    spec: AgentSpec
+    test_ids: Sequence[str]
+    agent_ids: Sequence[str]
+    as_of: datetime
+    future: asyncio.Future[Features | None]
+    loop: asyncio.AbstractEventLoop
+    started: float = field(default_factory=time.perf_counter)
+
+
+class OnlineFeatures:
+    """The online store of one server process; `lookup` is called on the event loop.
+
+    `observe_seconds` is called with the duration of every lookup that was answered.
+    """
+
+    def __init__(
+        self, store: FeatureStoreAdapter, policy: ServingPolicy, observe_seconds: Callable[[float], None] | None = None
+    ) -> None:
+        self._store = store
+        self._timeout_seconds = policy.feature_timeout_ms / 1000.0
+        self.breaker = CircuitBreaker(policy.breaker_failures, policy.breaker_open_seconds)
+        self._observe_seconds = observe_seconds
+        self._waiting: queue.SimpleQueue[_Lookup | None] = queue.SimpleQueue()
+        self._warm = threading.Event()
+        self._thread = threading.Thread(target=self._read_forever, name="online-features", daemon=True)
+        self.problem: str | None = "not read yet"
+
+    def start(self) -> None:
+        """Start the reading thread; its first read, which takes Feast's imports, happens at once."""
+        self._thread.start()
+
+    @property
+    def warm(self) -> bool:
+        """Whether the first read is over, answered or refused."""
+        return self._warm.is_set()
+
+    async def lookup(
+        self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: datetime
+    ) -> Features | None:
+        """Return the features of N decisions as `state_vector` takes them; None when they cannot be had in time."""
+        if not self._warm.is_set() or not self.breaker.allow(time.monotonic()):
+            return None
+        loop = asyncio.get_running_loop()
+        one = _Lookup(spec, test_ids, agent_ids, as_of, loop.create_future(), loop)
+        timer = loop.call_later(self._timeout_seconds, self._expire, one)
+        self._waiting.put(one)
+        try:
+            return await one.future
+        finally:
+            timer.cancel()
+
+    def stop(self) -> None:
+        """End the reading thread, within a bound."""
+        self._waiting.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
+
+    def _expire(self, one: _Lookup) -> None:
+        if not one.future.done():
+            self._failed(f"no answer within {self._timeout_seconds * 1000:.0f} ms")
+            one.future.set_result(None)
+
+    def _failed(self, problem: str) -> None:
+        if self.problem is None:
+            _log.warning("online features: %s", problem)
+        self.problem = problem
+        self.breaker.failed(time.monotonic())
+
+    def _read_forever(self) -> None:
+        self._warm_up()
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                return
+            for lookups in _by_agent(batch):
+                self._read(lookups)
+
+    def _warm_up(self) -> None:
+        try:
+            for spec in AGENTS.values():
+                self._store.online_features(spec, ["warm-up"], ["warm-up"], datetime.now(UTC))
+            self.problem = None
+        except Exception as error:  # noqa: BLE001 - whatever the store says, the server serves without it
+            self._failed(f"{type(error).__name__}: {error}")
+            _log.warning("online features are not there yet: %s", error)
+        self._warm.set()
+
+    def _next_batch(self) -> list[_Lookup] | None:
+        batch, rows = [], 0
+        one = self._waiting.get()
+        while True:
+            if one is None:
+                return None
+            # Who does not wait any more need not be read: after a stop of the store these are most.
+            if not one.future.done():
+                batch.append(one)
+                rows += len(one.test_ids)
+            if rows >= _READ_ROWS:
+                return batch
+            try:
+                one = self._waiting.get_nowait()
+            except queue.Empty:
+                return batch
+
+    def _read(self, lookups: list[_Lookup]) -> None:
+        loop, error = lookups[0].loop, ""
+        answers: list[Features | None]
+        try:
+            answers = list(self._read_together(lookups))
+        except Exception as problem:  # noqa: BLE001 - drivers raise what they like; the answer goes out without features
+            error = f"{type(problem).__name__}: {problem}"
+            answers = [None] * len(lookups)
+        try:
+            loop.call_soon_threadsafe(self._deliver, lookups, answers, error)
+        except RuntimeError:  # the event loop is closed: nobody waits
+            _log.debug("an answer of the online store came after the server's end")
+
+    def _read_together(self, lookups: list[_Lookup]) -> list[Features]:
+        test_ids = [key for one in lookups for key in one.test_ids]
+        agent_ids = [key for one in lookups for key in one.agent_ids]
+        moments = [one.as_of for one in lookups for _ in one.test_ids]
+        found = self._store.online_features(lookups[0].spec, test_ids, agent_ids, moments)
+        ends = np.cumsum([len(one.test_ids) for one in lookups])
+        return [_slice(found, int(end) - len(one.test_ids), int(end)) for one, end in zip(lookups, ends, strict=True)]
+
+    def _deliver(self, lookups: list[_Lookup], answers: list[Features | None], error: str) -> None:
+        if error:
+            self._failed(error)
+        elif not all(one.future.done() for one in lookups):
+            # Only what came in time: a store that answers everything late is as good as none.
+            if self.problem is not None:
+                _log.info("online features are back")
+            self.problem = None
+            self.breaker.succeeded()
+        for one, answer in zip(lookups, answers, strict=True):
+            if not one.future.done():
+                one.future.set_result(answer)
+                if self._observe_seconds is not None and not error:
+                    self._observe_seconds(time.perf_counter() - one.started)
+
+
+def _slice(found: dict[str, NDArray[Any]], begin: int, end: int) -> Features:
+    return {name: values[begin:end] for name, values in found.items()}
+
+
+def _by_agent(batch: list[_Lookup]) -> list[list[_Lookup]]:
+    groups: dict[str, list[_Lookup]] = {}
+    for one in batch:
+        groups.setdefault(one.spec.name, []).append(one)
+    return list(groups.values())

@@ -1,0 +1,152 @@
+"""What came of served decisions: recorded once each, however often and however late it is told."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, Insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from mlops_assets.foundation.agents import agent_spec
+from mlops_assets.foundation.database import transaction
+from mlops_assets.foundation.errors import InputError, PermanentError
+from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
+from mlops_assets.serving.requests import OutcomeRequest
+
+_KEYS_AT_ONCE = 500
+_SAME = ("reward", "done", "best_action", "action_values")
+
+
+class UnknownPredictionError(InputError):
+    """An outcome names a prediction that is not in the log, or not yet."""
+
+
+class OutcomeConflictError(PermanentError):
+    """Another outcome of the same prediction is recorded already."""
+
+
+class OutcomeFieldError(InputError):
+    """A field of one outcome does not fit the decision; `field` is its path in the request."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How many outcomes are new, and how many had been told before."""
+
+    accepted: int
+    repeated: int
+
+
+def record_outcomes(
+    engine: Engine,
+    outcomes: Sequence[OutcomeRequest],
+    *,
+    unshipped: Callable[[str], Mapping[str, Any] | None],
+    now: datetime,
+) -> Recorded:
+    """Record all of them in one transaction, or none.
+
+    Args:
+        engine: operational database.
+        outcomes: what came of decisions; the same outcome twice is one.
+        unshipped: finds a decision that is answered but not in the database yet.
+        now: when they are told.
+
+    Raises:
+        UnknownPredictionError: a prediction is not known.
+        OutcomeConflictError: a prediction has another outcome already, or gets two in this request.
+        OutcomeFieldError: a reward, an action or action values out of the agent's range.
+        StorageError: the database does not answer.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    with transaction(engine) as session:
+        decisions = _decisions(session, [one.prediction_id for one in outcomes], unshipped)
+        for i, one in enumerate(outcomes):
+            row = _row(one, decisions, i, now)
+            _require_same(rows.setdefault(one.prediction_id, row), row)
+        known = set(_stored(session, list(rows)))
+        for begin in range(0, len(rows), _KEYS_AT_ONCE):
+            session.execute(_insert(session), list(rows.values())[begin : begin + _KEYS_AT_ONCE])
+        # After the insert: what a request beside this one recorded in between is seen as well.
+        for prediction_id, stored in _stored(session, list(rows)).items():
+            _require_same(
+                {name: getattr(stored, name) for name in _SAME} | {"prediction_id": prediction_id}, rows[prediction_id]
+            )
+    return Recorded(accepted=len(rows) - len(known), repeated=len(outcomes) - len(rows) + len(known))
+
+
+def _decisions(
+    session: Session, ids: Sequence[str], unshipped: Callable[[str], Mapping[str, Any] | None]
+) -> dict[str, tuple[str, bool]]:
+    """Agent of each decision, and whether it is an episode of its own."""
+    found = {key: row for key in ids if (row := unshipped(key)) is not None}
+    decisions = {key: (row["agent"], row["episode_id"] == key) for key, row in found.items()}
+    others = [key for key in dict.fromkeys(ids) if key not in decisions]
+    columns = (PredictionRecord.prediction_id, PredictionRecord.agent, PredictionRecord.episode_id)
+    for begin in range(0, len(others), _KEYS_AT_ONCE):
+        query = select(*columns).where(PredictionRecord.prediction_id.in_(others[begin : begin + _KEYS_AT_ONCE]))
+        decisions |= {key: (agent, episode == key) for key, agent, episode in session.execute(query)}
+    return decisions
+
+
+def _row(one: OutcomeRequest, decisions: Mapping[str, tuple[str, bool]], index: int, now: datetime) -> dict[str, Any]:
+    if one.prediction_id not in decisions:
+        raise UnknownPredictionError(
+            f"prediction {one.prediction_id!r} is not in the log; a decision is known a second after its answer at the "
+            "latest: check the id, or try again"
+        )
+    agent, own_episode = decisions[one.prediction_id]
+    spec, path = agent_spec(agent), f"outcomes.{index}"
+    if not spec.reward_low <= one.reward <= spec.reward_high:
+        raise OutcomeFieldError(
+            f"{path}.reward", f"{one.reward:g} is not within {agent}'s {spec.reward_low:g} to {spec.reward_high:g}"
+        )
+    if own_episode and not one.done:
+        raise OutcomeFieldError(f"{path}.done", "a decision without episode_id ends its episode; give true")
+    if one.best_action is not None and one.best_action >= len(spec.actions):
+        raise OutcomeFieldError(
+            f"{path}.best_action", f"{one.best_action} is not one of {agent}'s {len(spec.actions)} actions"
+        )
+    if one.action_values is not None and len(one.action_values) != len(spec.actions):
+        raise OutcomeFieldError(
+            f"{path}.action_values", f"{len(one.action_values)} values for {agent}'s {len(spec.actions)} actions"
+        )
+    return {
+        "prediction_id": one.prediction_id,
+        "agent": agent,
+        "reward": one.reward,
+        "done": one.done,
+        "best_action": one.best_action,
+        "action_values": one.action_values,
+        "occurred_at": now,
+        "received_at": now,
+    }
+
+
+def _require_same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    different = [name for name in _SAME if stored[name] != told[name]]
+    if different:
+        raise OutcomeConflictError(
+            f"prediction {told['prediction_id']!r} has another outcome already, with another {', '.join(different)}; "
+            "an outcome is told once, and not changed afterwards"
+        )
+
+
+def _stored(session: Session, ids: Sequence[str]) -> dict[str, OutcomeRecord]:
+    found: dict[str, OutcomeRecord] = {}
+    for begin in range(0, len(ids), _KEYS_AT_ONCE):
+        query = select(OutcomeRecord).where(OutcomeRecord.prediction_id.in_(ids[begin : begin + _KEYS_AT_ONCE]))
+        found |= {record.prediction_id: record for record in session.scalars(query)}
+    return found
+
+
+def _insert(session: Session) -> Insert:
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(OutcomeRecord).on_conflict_do_nothing()
+    return sqlite.insert(OutcomeRecord).on_conflict_do_nothing()

@@ -1,0 +1,75 @@
+"""Rows of the prediction log: how they go into the operational database, once each, and how they travel as JSON."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.tables import Base, PredictionRecord, ShadowPredictionRecord
+
+PREDICTION, SHADOW = "prediction", "shadow"
+_TABLES: Mapping[str, type[Base]] = {PREDICTION: PredictionRecord, SHADOW: ShadowPredictionRecord}
+
+
+def insert_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of the table `prediction`; a prediction that is there already stays as it is."""
+    _insert(session, PredictionRecord, rows)
+
+
+def insert_shadow_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of the table `shadow_prediction`; one that is there already stays as it is."""
+    _insert(session, ShadowPredictionRecord, rows)
+
+
+def insert_entries(session: Session, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Insert (kind, row) entries of a journal into their tables."""
+    for kind, table in _TABLES.items():
+        _insert(session, table, [row for entry_kind, row in entries if entry_kind == kind])
+
+
+def encode_entry(kind: str, row: Mapping[str, Any]) -> str:
+    """Encode one entry as a line of JSON, ASCII only."""
+    values = {name: _to_json(value) for name, value in row.items()}
+    return json.dumps([kind, values], separators=(",", ":")) + "\n"
+
+
+def decode_entry(line: str) -> tuple[str, dict[str, Any]]:
+    """Decode a line that `encode_entry` made.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        kind, row = json.loads(line)
+        row["event_time"] = datetime.fromisoformat(row["event_time"])
+        if "state" in row:
+            row["state"] = base64.b64decode(row["state"], validate=True)
+        _TABLES[kind]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{line[:80]!r} is no entry of the prediction journal ({error})") from error
+    return kind, row
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value
+
+
+def _insert(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        session.execute(_statement(session, table), [dict(row) for row in rows])
+
+
+def _statement(session: Session, table: type[Base]) -> Insert:
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()

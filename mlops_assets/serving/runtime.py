@@ -1,0 +1,248 @@
+"""One server process: everything that answering takes, made from the settings, started and stopped together. No HTTP."""
+
+import asyncio
+import gc
+import logging
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from mlops_assets.experiments.experiments import Experiment, unfinished_experiments
+from mlops_assets.features.store import open_feature_store
+from mlops_assets.foundation.agents import AGENTS, agent_spec
+from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock
+from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
+from mlops_assets.foundation.profiles import ServingPolicy, load_profile
+from mlops_assets.foundation.settings import Settings
+from mlops_assets.foundation.tables import FeatureViewRecord
+from mlops_assets.registry.catalogue import CHAMPION
+from mlops_assets.serving.cache import AnswerCache
+from mlops_assets.serving.decide import Decider, Decision, Features
+from mlops_assets.serving.metrics import ServingMetrics
+from mlops_assets.serving.models import SERVED_ALIASES, ServedModel
+from mlops_assets.serving.online_features import OnlineFeatures
+from mlops_assets.serving.poll import Poll
+from mlops_assets.serving.prediction_log import PredictionLog, ShadowRequest
+from mlops_assets.serving.pseudonyms import pseudonymiser
+from mlops_assets.serving.registry_watch import RegistryWatch
+from mlops_assets.serving.requests import DecisionRequest
+from mlops_assets.serving.status import experiment_status
+from mlops_assets.serving.tokens import ApiToken, active_tokens
+
+# Threads that hold the interpreter for its default 5 ms would show in every tenth answer.
+_SWITCH_SECONDS = 0.0005
+# A feature store that does not answer at all is not waited for longer: answers go out without it, flagged.
+_FEATURES_WARM_SECONDS = 30.0
+# Experiment gauges take a query over the log; the split itself is followed by every poll.
+_FIGURES_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+
+
+class ServingRuntime:
+    """A decision server without its HTTP.
+
+    Args:
+        settings: of the deployment.
+        clock: time of decisions; by default the machine's, or that of the data (see `Settings.data_clock`).
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.policy: ServingPolicy = load_profile(settings.policy_profile).serving
+        self.engine: Engine = create_operational_engine(settings.database)
+        self.metrics = ServingMetrics()
+        self.store = open_feature_store(settings, self.engine)
+        self.features = OnlineFeatures(self.store, self.policy, self.metrics.feature_wait)
+        self.registry = RegistryWatch(settings.paths.served_models)
+        self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
+        self.log = PredictionLog(
+            self.engine,
+            settings.paths.prediction_journal,
+            flush_ms=self.policy.log_flush_ms,
+            queue_rows=self.policy.log_queue_rows,
+            on_failure=self.metrics.log_failed,
+        )
+        self.decider = Decider(
+            epsilon=settings.exploration_epsilon,
+            cache=AnswerCache(self.policy.cache_entries, self.policy.cache_ttl_seconds),
+            pseudonym=pseudonymiser(settings),
+            uniform=random.SystemRandom().random,
+        )
+        self.experiments: Mapping[str, Experiment] = MappingProxyType({})
+        self.tokens: Mapping[str, ApiToken] = MappingProxyType({})
+        self.answers = 0
+        self.failures = 0
+        self._clock = clock
+        self._started = time.monotonic()
+        self._figures_due = 0.0
+
+    def start(self) -> None:
+        """Migrate the database, start all threads, and wait for the first word of registry and database.
+
+        Raises:
+            StorageError: the operational database does not answer.
+        """
+        self.registry.start_mirror()
+        # Vendors are imported here, one after the other: two threads that compile at a time upset CPython 3.11 (its
+        # "AST constructor recursion depth mismatch"), and the first request would wait for them.
+        upgrade(self.engine)
+        self.store.import_feast()
+        self._clock = self._clock or self._chosen_clock()
+        self._add_gauges()
+        self.log.start()
+        self.database_poll.start()
+        self.features.start()
+        self.registry.start()
+        sys.setswitchinterval(_SWITCH_SECONDS)
+
+    @property
+    def clock(self) -> Clock:
+        """Time of decisions."""
+        return self._clock or SystemClock()
+
+    @property
+    def uptime_seconds(self) -> float:
+        """Seconds since the process began to serve."""
+        return time.monotonic() - self._started
+
+    @property
+    def ready(self) -> bool:
+        """Whether an agent can be asked: a champion is in service, and features are there or given up on."""
+        served = any(self.registry.models.get(name, CHAMPION) is not None for name in AGENTS)
+        return served and (self.features.warm or self.uptime_seconds > _FEATURES_WARM_SECONDS)
+
+    def settle(self) -> None:
+        """Once ready: take everything that is loaded out of the garbage collector's sight.
+
+        A full collection over the vendors' modules stops the process for 100 ms.
+        """
+        gc.collect()
+        gc.freeze()
+
+    async def decide(self, requests: Sequence[DecisionRequest], started: float) -> list[Decision]:
+        """Decide and log; the order is that of the requests, features are read once for each agent.
+
+        Raises:
+            NotReadyError: an agent has no champion.
+            LogFull: the answers could not be logged.
+        """
+        self.log.require_room()
+        now = self.clock.now()
+        features = await self._features(requests, now)
+        models = self.registry.models
+        decisions = [
+            self.decider.decide(
+                request,
+                models=models,
+                experiment=self.experiments.get(request.agent),
+                features=found,
+                now=now,
+                started=started,
+                channel="http",
+            )
+            for request, found in zip(requests, features, strict=True)
+        ]
+        for decision in decisions:
+            self._record(decision, now)
+        return decisions
+
+    def stop(self) -> None:
+        """Stop all threads; every answer that was given is in the journal or the database afterwards."""
+        self.features.stop()
+        self.registry.stop()
+        self.database_poll.stop()
+        self.log.stop()
+        self.engine.dispose()
+
+    def _record(self, decision: Decision, now: datetime) -> None:
+        row = decision.row
+        shadows = [
+            ShadowRequest(row["prediction_id"], now, decision.vector, model)
+            for model in self._shadows(row["agent"], decision.model)
+        ]
+        self.log.append(row, shadows)
+        self.metrics.answered(row, decision.vector)
+        self.answers += 1
+        if decision.failure is not None:
+            self.failures += 1
+            _log.error("the champion answered %s for a failed candidate: %s", row["prediction_id"], decision.failure)
+
+    def _shadows(self, agent: str, answered: ServedModel) -> list[ServedModel]:
+        """Versions behind other aliases than the champion's that did not answer."""
+        models = self.registry.models
+        found = {
+            model.key: model
+            for alias in SERVED_ALIASES
+            if alias != CHAMPION and (model := models.get(agent, alias)) is not None
+        }
+        champion = models.get(agent, CHAMPION)
+        return [model for model in found.values() if model.key != answered.key and model is not champion]
+
+    async def _features(self, requests: Sequence[DecisionRequest], now: datetime) -> list[Features | None]:
+        if len(requests) == 1:
+            return [await self.features.lookup(agent_spec(requests[0].agent), *_keys(requests), now)]
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(request.agent, []).append(i)
+        found = await asyncio.gather(
+            *(
+                self.features.lookup(agent_spec(agent), *_keys([requests[i] for i in rows]), now)
+                for agent, rows in groups.items()
+            )
+        )
+        answers: list[Features | None] = [None] * len(requests)
+        for rows, block in zip(groups.values(), found, strict=True):
+            for position, i in enumerate(rows):
+                answers[i] = None if block is None else {n: v[position : position + 1] for n, v in block.items()}
+        return answers
+
+    def _refresh(self) -> None:
+        """Look what the operational database says about experiments and tokens."""
+        self.experiments = MappingProxyType(dict(unfinished_experiments(self.engine)))
+        self.tokens = MappingProxyType(dict(active_tokens(self.engine, datetime.now(UTC))))
+        if self.experiments and time.monotonic() >= self._figures_due:
+            self._figures_due = time.monotonic() + _FIGURES_SECONDS
+            for experiment in self.experiments.values():
+                for variant, figures in experiment_status(self.engine, experiment)["variants"].items():
+                    self.metrics.arm(
+                        experiment.name, variant, accuracy=figures["accuracy"], reward=figures["mean_reward"]
+                    )
+
+    def _chosen_clock(self) -> Clock:
+        if not self.settings.data_clock:
+            return SystemClock()
+        with read_transaction(self.engine) as session:
+            newest: datetime | None = session.execute(select(func.max(FeatureViewRecord.last_event_time))).scalar_one()
+        if newest is None:
+            return SystemClock()
+        offset = newest - datetime.now(UTC)
+        _log.info("decisions take place in the time of the data, which goes on from %s", newest)
+        return ShiftedClock(offset)
+
+    def _add_gauges(self) -> None:
+        gauge, cache, breaker = self.metrics.gauge, self.decider.cache, self.features.breaker
+        gauge("ml_prediction_log_unshipped", "Answers not in the database yet.", lambda: {(): self.log.unshipped})
+        gauge("ml_prediction_log_in_memory", "Answers that a kill would lose.", lambda: {(): self.log.in_memory})
+        gauge("ml_shadow_requests_dropped", "Requests no shadow was asked.", lambda: {(): self.log.shadow_dropped})
+        gauge("ml_answer_cache_hits", "Answers from the cache.", lambda: {(): cache.hits})
+        gauge("ml_answer_cache_misses", "Answers computed.", lambda: {(): cache.misses})
+        gauge(
+            "ml_online_features_breaker_open",
+            "1 while answers go out without online features.",
+            lambda: {(): float(breaker.state(time.monotonic()) != "closed")},
+        )
+        gauge("ml_model_served", "Versions in service.", self._served, "agent", "alias", "model_version")
+
+    def _served(self) -> Mapping[tuple[str, ...], float]:
+        by_alias: Mapping[tuple[str, str], Any] = self.registry.models.by_alias
+        return {(agent, alias, model.semver): 1.0 for (agent, alias), model in by_alias.items()}
+
+
+def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:
+    return [request.test_id for request in requests], [request.agent_id for request in requests]

@@ -1,0 +1,208 @@
+"""The decision: variants, exploration, fallback, cache and the log row, with every draw given."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlops_assets.experiments.experiments import Experiment
+from mlops_assets.features.vector import column_name, state_vector
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.errors import NotReadyError
+from mlops_assets.serving.cache import AnswerCache
+from mlops_assets.serving.decide import Decider, Decision, absent_features, confidence_of, new_prediction_id
+from mlops_assets.serving.models import ServedModel, ServedModels
+from mlops_assets_tests.serving.served import request_of, served_model
+
+SPEC = AGENTS["execution"]
+NOW = datetime(2026, 3, 6, 12, tzinfo=UTC)
+CHAMPION, CHALLENGER = served_model(SPEC, "1.0.0", seed=1), served_model(SPEC, "2.0.0", seed=2)
+MODELS = ServedModels({("execution", "champion"): CHAMPION, ("execution", "challenger"): CHALLENGER})
+FEATURES = {
+    column_name(field): np.array(["failed"], dtype=object) if field.name == "last_execution_status" else np.array([0.5])
+    for field in SPEC.features
+}
+
+
+def experiment(share: float, status: Any = "running") -> Experiment:
+    """An experiment that sends `share` of the users to the challenger."""
+    return Experiment("checkout", "execution", "salt", "challenger", share, status, NOW)
+
+
+def decider(*draws: float, epsilon: float = 0.0, entries: int = 100) -> Decider:
+    """A decider with its draws."""
+    left = list(draws)
+    return Decider(
+        epsilon=epsilon,
+        cache=AnswerCache(entries, 300.0),
+        pseudonym=lambda user: f"pseudonym of {user}",
+        uniform=lambda: left.pop(0),
+    )
+
+
+def decide(by: Decider, *, models: ServedModels = MODELS, spec: AgentSpec = SPEC, **changes: Any) -> Decision:
+    """One decision."""
+    given: dict[str, Any] = {"experiment": None, "features": FEATURES, "now": NOW, "started": 0.0, "channel": "http"}
+    fixed = {name: changes.pop(name) for name in list(changes) if name in {*given, "prediction_id"}}
+    return by.decide(request_of(spec, **changes), models=models, **{**given, **fixed})
+
+
+def test_the_vector_is_the_one_that_training_builds() -> None:
+    """A server with an order of its own decides on other numbers than the network learnt (B-12)."""
+    made = decide(decider())
+    context = np.array([request_of(SPEC).context_values], dtype=np.float32)
+    expected = state_vector(SPEC, context, np.zeros((1, 0), np.float32), FEATURES).values[0]
+    np.testing.assert_array_equal(made.vector, expected)
+    np.testing.assert_array_equal(np.frombuffer(made.row["state"], "<f4"), expected)
+    np.testing.assert_allclose(made.row["q_values"], CHAMPION.policy.q_values(expected[None])[0], rtol=1e-6)
+    assert made.row["action"] == int(np.argmax(made.row["q_values"]))
+    assert made.action_name == SPEC.actions[made.row["action"]]
+    assert (made.row["status"], made.row["missing_features"]) == ("ok", [])
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_every_agent_is_answered_and_texts_count(name: str) -> None:
+    """An agent that reads requirement texts decides without them."""
+    spec = AGENTS[name]
+    models = ServedModels({(name, "champion"): served_model(spec)})
+    features = absent_features(spec, 1)
+    made = decide(decider(), models=models, spec=spec, features=features)
+    assert len(made.row["q_values"]) == len(spec.actions)
+    if spec.text_dimensions:
+        block = slice(len(spec.context), len(spec.context) + spec.text_dimensions)
+        other = decide(decider(), models=models, spec=spec, features=features, requirement_text="log in")
+        assert np.abs(made.vector[block]).sum() > 0
+        assert not np.array_equal(made.vector[block], other.vector[block])
+        silent = decide(decider(), models=models, spec=spec, features=features, requirement_text="")
+        assert np.abs(silent.vector[block]).sum() == 0
+
+
+def test_without_online_features_the_answer_says_so() -> None:
+    """Defaults pass for measured values, and nobody can tell why the agent decided as it did."""
+    made = decide(decider(), features=None)
+    assert made.row["status"] == "degraded"
+    assert made.row["missing_features"] == [column_name(field) for field in SPEC.features]
+    expired = {**FEATURES, column_name(SPEC.features[1]): np.array([np.nan])}
+    assert decide(decider(), features=expired).row["missing_features"] == [column_name(SPEC.features[1])]
+
+
+def test_only_users_of_a_running_experiment_are_in_it() -> None:
+    """Decisions without a user are counted into an arm, and its share is no longer the one that was set."""
+    everyone = experiment(1.0)
+    named = decide(decider(), experiment=everyone, user_id="ann")
+    assert (named.row["variant"], named.row["experiment"]) == ("treatment", "checkout")
+    assert (named.row["model_version"], named.row["model_alias"]) == ("2.0.0", "challenger")
+    assert named.row["user_hash"] == "pseudonym of ann"
+    anonymous = decide(decider(), experiment=everyone, user_id=None)
+    assert (anonymous.row["variant"], anonymous.row["experiment"]) == ("control", None)
+    assert (anonymous.row["model_version"], anonymous.row["user_hash"]) == ("1.0.0", None)
+    paused = decide(decider(), experiment=experiment(1.0, "paused"), user_id="ann")
+    assert (paused.row["variant"], paused.row["experiment"], paused.row["model_version"]) == ("control", None, "1.0.0")
+
+
+def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() -> None:
+    """Between a rollback and the end of the experiment its users get no answer."""
+    alone = ServedModels({("execution", "champion"): CHAMPION})
+    made = decide(decider(), models=alone, experiment=experiment(1.0), user_id="ann")
+    assert (made.row["model_version"], made.row["model_alias"], made.row["variant"]) == (
+        "1.0.0",
+        "champion",
+        "treatment",
+    )
+
+
+@pytest.mark.parametrize("failure", ["raises", "nan"])
+def test_the_champion_answers_for_a_candidate_that_fails(failure: str) -> None:
+    """A bad candidate takes its users' answers with it, or answers with numbers that are none."""
+
+    def broken(states: NDArray[np.float32]) -> NDArray[np.float32]:
+        if failure == "raises":
+            raise RuntimeError("no kernel")
+        return np.full((len(states), len(SPEC.actions)), np.nan, dtype=np.float32)
+
+    models = ServedModels(
+        {("execution", "champion"): CHAMPION, ("execution", "challenger"): served_model(SPEC, "2.0.0", evaluate=broken)}
+    )
+    made = decide(decider(), models=models, experiment=experiment(1.0), user_id="ann")
+    assert (made.row["status"], made.row["model_version"], made.row["variant"]) == ("fallback", "1.0.0", "treatment")
+    assert made.failure is not None
+    assert "2.0.0" in made.failure
+    only = ServedModels({("execution", "champion"): served_model(SPEC, evaluate=broken)})
+    with pytest.raises((RuntimeError, ArithmeticError)):
+        decide(decider(), models=only)
+
+
+def test_without_a_champion_there_is_no_answer() -> None:
+    """The challenger alone answers although nobody approved it for everybody."""
+    with pytest.raises(NotReadyError, match="execution-agent-dqn has no champion"):
+        decide(decider(), models=ServedModels({("execution", "challenger"): CHALLENGER}))
+
+
+def test_exploration_is_uniform_and_its_propensity_exact() -> None:
+    """A wrong propensity biases every off-policy estimate that is made from the log."""
+    greedy = decide(decider()).row["action"]
+    actions = len(SPEC.actions)
+    for other in range(actions):
+        made = decide(decider(0.05, (other + 0.5) / actions, epsilon=0.1))
+        assert made.row["action"] == other
+        assert made.row["explored"] == (other != greedy)
+        assert made.row["propensity"] == pytest.approx(0.1 / actions + (0.9 if other == greedy else 0.0))
+    kept = decide(decider(0.1, epsilon=0.1))
+    assert (kept.row["action"], kept.row["explored"]) == (greedy, False)
+    assert kept.row["propensity"] == pytest.approx(0.9 + 0.1 / actions)
+    assert decide(decider()).row["propensity"] == 1.0
+
+
+def test_the_cache_knows_versions_and_still_counts() -> None:
+    """After a promotion the old version's answers come back (B-65), or a hit is not logged."""
+    calls: list[int] = []
+
+    def counting(states: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(states))
+        return CHAMPION.policy.q_values(states)
+
+    by = decider()
+    first = ServedModels({("execution", "champion"): served_model(SPEC, "1.0.0", evaluate=counting)})
+    second = ServedModels({("execution", "champion"): served_model(SPEC, "1.1.0", evaluate=counting)})
+    one, two, promoted = (decide(by, models=models) for models in (first, first, second))
+    assert [made.row["cached"] for made in (one, two, promoted)] == [False, True, False]
+    assert one.row["q_values"] == two.row["q_values"]
+    assert one.row["prediction_id"] != two.row["prediction_id"]
+    assert (by.cache.hits, len(calls)) == (1, 2)
+    # 1 and 1.0 are one number, and the order of a JSON object is none.
+    turned = dict(reversed(list(request_of(SPEC).context.__dict__.items())))
+    assert decide(by, models=second, context=turned).row["cached"]
+
+
+def test_a_decision_without_episode_is_its_own() -> None:
+    """Decisions that belong to nothing are learnt from as one endless episode."""
+    made = decide(decider(), prediction_id="fixed")
+    assert (made.row["prediction_id"], made.row["episode_id"], made.row["step"]) == ("fixed", "fixed", 0)
+    in_cycle = decide(decider(), episode_id="cycle-7", step=3)
+    assert (in_cycle.row["episode_id"], in_cycle.row["step"]) == ("cycle-7", 3)
+
+
+def test_confidence_is_the_softmax_margin() -> None:
+    """Its definition stands in the agent catalogue, and the next agent takes it as input."""
+    assert confidence_of(np.array([0.0, 0.0], np.float32)) == 0.0
+    assert confidence_of(np.array([1.0, 0.0], np.float32)) == pytest.approx(np.tanh(0.5), abs=1e-7)
+    assert confidence_of(np.array([1e30, 0.0, 0.0], np.float32)) == 1.0
+    assert confidence_of(np.array([3.0], np.float32)) == 1.0
+
+
+def test_ids_are_unique_and_in_order_of_time() -> None:
+    """Two servers give one id, or ids scatter over the whole index."""
+    ids = [new_prediction_id(NOW + timedelta(milliseconds=i)) for i in range(2000)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 2000
+    assert {len(one) for one in ids} == {32}
+
+
+def test_a_served_model_is_one_object_for_both_aliases() -> None:
+    """A version behind two aliases is asked twice as its own shadow."""
+    both = ServedModels({("execution", "champion"): CHAMPION, ("execution", "challenger"): CHAMPION})
+    assert both.all() == (CHAMPION,)
+    assert isinstance(both.get("execution", "challenger"), ServedModel)
+    assert both.get("execution", "shadow") is None
