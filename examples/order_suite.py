@@ -9,8 +9,9 @@ Playwright is `<file>::<title>`. The server is $DECISIONS_URL (http://127.0.0.1:
 
 A suite is one CI cycle and one episode: tests are decided one after another, since every decision counts what was queued
 before. What the agent sees of a test is made by the functions that training uses, from a small JSON history of the last
-cycles. Class HIGH runs first, then NORMAL and LOW, then SKIP; with --skip the last class does not run, and the cycle is
-not reported, as a test without a verdict has no price. Without a server the suite runs as it was collected.
+cycles. Class HIGH runs first, then NORMAL and LOW, then SKIP; with --skip the last class does not run. Without a server
+the suite runs as it was collected. A cycle has a price, and is reported, when every test has a verdict and one has
+failed: NAPFD is not defined without a failure, and training replays such cycles as little.
 """
 
 import argparse
@@ -217,7 +218,7 @@ def decide(
 
 
 def finished(cycle: DecidedCycle, report: Report) -> tuple[Cycle, list[Outcome]]:
-    """Return the cycle as history, and the outcomes of its decisions; none when a test has no verdict."""
+    """Return the cycle as history, and the outcomes of its decisions; none where it has no price."""
     reported = {(test.suite, test.name): test for test in report.tests}
     found = [reported.get((step.test.suite, step.test.name)) for step in cycle.steps]
     runs = tuple(
@@ -226,7 +227,7 @@ def finished(cycle: DecidedCycle, report: Report) -> tuple[Cycle, list[Outcome]]
         if test is not None
     )
     past = Cycle(cycle.cycle_id, cycle.started_at, runs)
-    if len(runs) < len(cycle.steps):
+    if len(runs) < len(cycle.steps) or not any(run.status == "failed" for run in runs):
         return past, []
     priced = cycle_outcomes(
         np.array([step.action for step in cycle.steps], dtype=np.int64),
@@ -333,7 +334,7 @@ def order(
 
 
 def report(client: DecisionClient, memory: Memory, file: Path) -> OutcomeReceipt | None:
-    """Learn from a report, and tell the server; None when a test has no verdict, and so the cycle no price.
+    """Learn from a report, and tell the server; None for a cycle without a price.
 
     Raises:
         InputError: the file is no report, or no cycle waits for one.
@@ -406,7 +407,7 @@ def _report(arguments: argparse.Namespace, client: DecisionClient, memory: Memor
 
 def _say(receipt: OutcomeReceipt | None) -> None:
     if receipt is None:
-        sys.stderr.write("a test has no verdict, so the cycle has no price: its outcomes are not reported\n")
+        sys.stderr.write("no price, so nothing to report: no test failed, or one has no verdict\n")
     else:
         sys.stderr.write(f"{receipt.accepted} outcomes reported, {receipt.repeated} known before\n")
 

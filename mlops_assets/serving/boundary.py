@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,6 +78,9 @@ class Boundary:
 
         try:
             await self._app(scope, receive, tracked)
+        except ClientDisconnect:
+            # Whoever took the client away, such as the guard with its limit of a body, has answered.
+            raise
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise

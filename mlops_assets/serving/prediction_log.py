@@ -128,6 +128,8 @@ class PredictionLog:
 
     def stop(self) -> None:
         """Write and ship what is there, within a bound; what the database does not take stays in the journal."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._arrived.set()
         self._written.set()

@@ -134,7 +134,7 @@ def _connected(address: str) -> Iterator[Any]:
 
 
 def _reach(address: str) -> None:
-    """Ask at `host:port` whether anybody is there: Ray itself waits for a minute, and then ends the process."""
+    """Ask at `host:port` whether anybody is there: Ray itself tries for 20 s, and then names another address."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         return

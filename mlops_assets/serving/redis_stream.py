@@ -234,7 +234,7 @@ class RedisStream:
         with self._errors():
             while True:
                 position, found, _deleted = self._redis.xautoclaim(
-                    self.names.requests, self.names.group, consumer, int(idle_seconds * 1000), position, count=1
+                    self.names.requests, self.names.group, consumer, int(idle_seconds * 1000), position, count=8
                 )
                 if found:
                     entry, fields = found[0]

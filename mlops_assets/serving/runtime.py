@@ -50,16 +50,17 @@ class ServingRuntime:
     Args:
         settings: of the deployment.
         clock: time of decisions; by default the machine's, or that of the data (see `Settings.data_clock`).
+        mirror: run the mirror of the registry; without it, somebody else has to.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, mirror: bool = True) -> None:
         self.settings = settings
         self.policy: ServingPolicy = load_profile(settings.policy_profile).serving
         self.engine: Engine = create_operational_engine(settings.database)
         self.metrics = ServingMetrics()
         self.store = open_feature_store(settings, self.engine)
         self.features = OnlineFeatures(self.store, self.policy, self.metrics.feature_wait)
-        self.registry = RegistryWatch(settings.paths.served_models)
+        self.registry = RegistryWatch(settings.paths.served_models, mirror=mirror)
         self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
         self.log = PredictionLog(
             self.engine,

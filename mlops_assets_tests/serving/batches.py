@@ -22,9 +22,10 @@ from mlops_assets.features.views import (
 )
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.paths import ArtifactPaths
-from mlops_assets.serving.batch import BatchResult, score_batch
+from mlops_assets.serving.batch import BatchResult, Chunk, score_batch
 from mlops_assets.serving.batch_features import BatchFeatures
 from mlops_assets.serving.batch_input import BatchInput, parquet_input
+from mlops_assets.serving.batch_rows import prepare_rows
 from mlops_assets.serving.decide import confidence_of
 from mlops_assets.serving.models import ServedModel
 
@@ -131,6 +132,13 @@ def by_hand(home: Home, model: ServedModel, table: pa.Table, *, chunk_rows: int 
     for number, answer in enumerate(answers):
         answer["row"] = number
     return answers
+
+
+def first_chunk(home: Home, batch: BatchInput) -> Chunk:
+    """The first chunk as a worker gets it."""
+    ((number, table),) = batch.chunks(CHUNK_ROWS, [0])
+    rows = prepare_rows(table, home.spec, 0)
+    return Chunk(number, rows, home.features.arrays(rows.keys, timed=batch.timed))
 
 
 def _answers(home: Home, model: ServedModel, table: pa.Table) -> list[dict[str, Any]]:

@@ -238,7 +238,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str,
         ("sqlite:////nowhere/at.db", "SELECT 1", InputError, "no such SQLite file"),
         ("oracle://u:secret@h/d", "SELECT 1", InputError, "install its driver"),
         ("postgresql://u:secret@127.0.0.1:1/d", "SELECT 1", TransientError, "make the database answer"),
-        ("sqlite:///{file}", "SELECT * FROM nothing", InputError, "no such table: nothing"),
+        ("sqlite:///{file}", "SELECT * FROM absent", InputError, "no such table: absent"),
         ("sqlite:///{file}", "CREATE TABLE other (x)", InputError, "correct the query"),
     ],
 )

@@ -14,7 +14,6 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,6 +32,7 @@ from mlops_assets.serving.client import (
 )
 from mlops_assets.serving.problems import problem_response
 from mlops_assets_tests.programs import free_port
+from mlops_assets_tests.serving.loopback import served
 
 QUERY = DecisionQuery(agent="execution", agent_id="ci", context={"budget_left": 1.0}, test_id="t")
 SECRET = "mlops_" + "s" * 43
@@ -104,20 +104,10 @@ class Script:
 @pytest.fixture(scope="module")
 def _server() -> Iterator[Script]:
     script = Script()
-    methods = ["GET", "POST"]
-    port = free_port()
-    app = Starlette(routes=[Route("/{path:path}", script.__call__, methods=methods)])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + 30.0
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    script.url = f"http://127.0.0.1:{port}"
-    yield script
-    server.should_exit = True
-    thread.join(timeout=30.0)
+    app = Starlette(routes=[Route("/{path:path}", script.__call__, methods=["GET", "POST"])])
+    with served(app) as port:
+        script.url = f"http://127.0.0.1:{port}"
+        yield script
 
 
 @pytest.fixture

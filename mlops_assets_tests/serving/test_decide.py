@@ -1,5 +1,7 @@
 """The decision: variants, exploration, fallback, cache and the log row, with every draw given."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +16,8 @@ from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, absent_features, confidence_of, new_prediction_id
 from mlops_assets.serving.models import ServedModel, ServedModels
+from mlops_assets.serving.requests import DecisionRequest, request_model
+from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets_tests.serving.served import request_of, served_model
 
 SPEC = AGENTS["execution"]
@@ -31,6 +35,19 @@ def experiment(share: float, status: Any = "running") -> Experiment:
     return Experiment("checkout", "execution", "salt", "challenger", share, status, NOW)
 
 
+def asked(spec: AgentSpec, **changes: Any) -> DecisionRequest:
+    """A validated request; `context` changes single fields."""
+    document = request_of(spec)
+    context = document["context"] | changes.pop("context", {})
+    return request_model(spec.name).model_validate(document | changes | {"context": context})
+
+
+def computing(evaluate: Callable[[NDArray[np.float32]], NDArray[np.float32]], semver: str) -> ServedModel:
+    """A version whose runtime is `evaluate`."""
+    policy = GreedyPolicy(evaluate, state_size=len(SPEC.state_fields), action_count=len(SPEC.actions), weights="w")
+    return replace(CHAMPION, semver=semver, policy=policy)
+
+
 def decider(*draws: float, epsilon: float = 0.0, entries: int = 100) -> Decider:
     """A decider with its draws."""
     left = list(draws)
@@ -46,13 +63,13 @@ def decide(by: Decider, *, models: ServedModels = MODELS, spec: AgentSpec = SPEC
     """One decision."""
     given: dict[str, Any] = {"experiment": None, "features": FEATURES, "now": NOW, "started": 0.0, "channel": "http"}
     fixed = {name: changes.pop(name) for name in list(changes) if name in {*given, "prediction_id"}}
-    return by.decide(request_of(spec, **changes), models=models, **{**given, **fixed})
+    return by.decide(asked(spec, **changes), models=models, **{**given, **fixed})
 
 
 def test_the_vector_is_the_one_that_training_builds() -> None:
     """A server with an order of its own decides on other numbers than the network learnt (B-12)."""
     made = decide(decider())
-    context = np.array([request_of(SPEC).context_values], dtype=np.float32)
+    context = np.array([asked(SPEC).context_values], dtype=np.float32)
     expected = state_vector(SPEC, context, np.zeros((1, 0), np.float32), FEATURES).values[0]
     np.testing.assert_array_equal(made.vector, expected)
     np.testing.assert_array_equal(np.frombuffer(made.row["state"], "<f4"), expected)
@@ -68,11 +85,12 @@ def test_every_agent_is_answered_and_texts_count(name: str) -> None:
     spec = AGENTS[name]
     models = ServedModels({(name, "champion"): served_model(spec)})
     features = absent_features(spec, 1)
-    made = decide(decider(), models=models, spec=spec, features=features)
+    text = {"requirement_text": "search for a product"} if spec.text_dimensions else {}
+    made = decide(decider(), models=models, spec=spec, features=features, **text)
     assert len(made.row["q_values"]) == len(spec.actions)
     if spec.text_dimensions:
         block = slice(len(spec.context), len(spec.context) + spec.text_dimensions)
-        other = decide(decider(), models=models, spec=spec, features=features, requirement_text="log in")
+        other = decide(decider(), models=models, spec=spec, features=features, requirement_text="export the data")
         assert np.abs(made.vector[block]).sum() > 0
         assert not np.array_equal(made.vector[block], other.vector[block])
         silent = decide(decider(), models=models, spec=spec, features=features, requirement_text="")
@@ -123,13 +141,13 @@ def test_the_champion_answers_for_a_candidate_that_fails(failure: str) -> None:
         return np.full((len(states), len(SPEC.actions)), np.nan, dtype=np.float32)
 
     models = ServedModels(
-        {("execution", "champion"): CHAMPION, ("execution", "challenger"): served_model(SPEC, "2.0.0", evaluate=broken)}
+        {("execution", "champion"): CHAMPION, ("execution", "challenger"): computing(broken, "2.0.0")}
     )
     made = decide(decider(), models=models, experiment=experiment(1.0), user_id="ann")
     assert (made.row["status"], made.row["model_version"], made.row["variant"]) == ("fallback", "1.0.0", "treatment")
     assert made.failure is not None
     assert "2.0.0" in made.failure
-    only = ServedModels({("execution", "champion"): served_model(SPEC, evaluate=broken)})
+    only = ServedModels({("execution", "champion"): computing(broken, "1.0.0")})
     with pytest.raises((RuntimeError, ArithmeticError)):
         decide(decider(), models=only)
 
@@ -164,15 +182,15 @@ def test_the_cache_knows_versions_and_still_counts() -> None:
         return CHAMPION.policy.q_values(states)
 
     by = decider()
-    first = ServedModels({("execution", "champion"): served_model(SPEC, "1.0.0", evaluate=counting)})
-    second = ServedModels({("execution", "champion"): served_model(SPEC, "1.1.0", evaluate=counting)})
+    first = ServedModels({("execution", "champion"): computing(counting, "1.0.0")})
+    second = ServedModels({("execution", "champion"): computing(counting, "1.1.0")})
     one, two, promoted = (decide(by, models=models) for models in (first, first, second))
     assert [made.row["cached"] for made in (one, two, promoted)] == [False, True, False]
     assert one.row["q_values"] == two.row["q_values"]
     assert one.row["prediction_id"] != two.row["prediction_id"]
     assert (by.cache.hits, len(calls)) == (1, 2)
     # 1 and 1.0 are one number, and the order of a JSON object is none.
-    turned = dict(reversed(list(request_of(SPEC).context.__dict__.items())))
+    turned = dict(reversed(list(asked(SPEC).context.__dict__.items())))
     assert decide(by, models=second, context=turned).row["cached"]
 
 

@@ -4,16 +4,12 @@ import asyncio
 import itertools
 import json
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -26,7 +22,7 @@ from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.serving.guard import Guard, TokenBuckets
 from mlops_assets.serving.problems import PROBLEM_MEDIA_TYPE
 from mlops_assets.serving.tokens import ApiToken, token_hash
-from mlops_assets_tests.programs import free_port
+from mlops_assets_tests.serving.loopback import served
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 SECRET = "mlops_" + "x" * 43
@@ -337,24 +333,6 @@ def test_web_sockets_are_closed_and_lifespan_passes() -> None:
     asyncio.run(guard({"type": "lifespan"}, receive, send))
     assert seen == ["lifespan"]
     assert sent == [{"type": "websocket.close", "code": 1008}]
-
-
-@contextmanager
-def served(app: ASGIApp) -> Iterator[int]:
-    """Serve an app on a loopback port by uvicorn in a thread."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30.0
-        while not server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30.0)
 
 
 def http_server(tokens: Mapping[str, ApiToken]) -> Callable[[], Any]:

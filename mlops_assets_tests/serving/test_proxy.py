@@ -1,10 +1,8 @@
 """The documented nginx in front of the server: it is accepted, asks for certificates, and hides what clients claim."""
 
 import re
-import shutil
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -20,6 +17,7 @@ from starlette.routing import Route
 
 from mlops_assets.serving.client import DecisionClient, ServingError
 from mlops_assets_tests.programs import free_port, system_program
+from mlops_assets_tests.serving.loopback import served
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "serving-security.md"
 FRAME = """
@@ -102,11 +100,32 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             }
         )
 
-    upstream, port = free_port(), free_port()
     app = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=upstream, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
+    with served(app) as upstream:
+        port = free_port()
+        command = [
+            nginx,
+            "-p",
+            str(folder),
+            "-c",
+            str(_configuration(folder, upstream, port)),
+            "-e",
+            f"{folder}/error.log",
+        ]
+        tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False, timeout=30)
+        assert tested.returncode == 0, tested.stderr
+        assert "warn" not in tested.stderr
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        found = Proxy(f"https://127.0.0.1:{port}", folder)
+        try:
+            _wait_for(found)
+            yield found
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _configuration(folder: Path, upstream: int, port: int) -> Path:
     block = _documented_block()
     for written, here in (
         ("/etc/mlops/tls/", f"{folder}/"),
@@ -115,23 +134,9 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     ):
         assert written in block
         block = block.replace(written, here)
-    configuration = folder / "nginx.conf"
-    configuration.write_text(FRAME.format(folder=folder, block=block), encoding="utf-8")
-    command = [nginx, "-p", str(folder), "-c", str(configuration), "-e", str(folder / "error.log")]
-    tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False, timeout=30)
-    assert tested.returncode == 0, tested.stderr
-    assert "warn" not in tested.stderr
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    found = Proxy(f"https://127.0.0.1:{port}", folder)
-    try:
-        _wait_for(found)
-        yield found
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        server.should_exit = True
-        thread.join(timeout=30)
-        shutil.rmtree(folder)
+    file = folder / "nginx.conf"
+    file.write_text(FRAME.format(folder=folder, block=block), encoding="utf-8")
+    return file
 
 
 def _wait_for(proxy: Proxy) -> None:

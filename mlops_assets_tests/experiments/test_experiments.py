@@ -1,0 +1,84 @@
+"""Experiments in the operational database, on both engines."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, select
+
+from mlops_assets.experiments.experiments import (
+    all_experiments,
+    change_experiment,
+    create_experiment,
+    experiment_named,
+    unfinished_experiments,
+)
+from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.errors import InputError, SettingsError
+from mlops_assets.foundation.tables import AuditEvent
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+
+
+def _events(engine: Engine) -> list[tuple[str, dict[str, object]]]:
+    with read_transaction(engine) as session:
+        return [(e.event_type, e.details) for e in session.scalars(select(AuditEvent).order_by(AuditEvent.sequence))]
+
+
+def test_its_life_is_audited(engine: Engine) -> None:
+    """Nobody can tell who sent half of the users to another model."""
+    made = create_experiment(engine, "checkout", "execution", treatment_share=0.05, user="ann", now=NOW)
+    assert (made.status, made.treatment_alias, len(made.salt)) == ("running", "challenger", 32)
+    ramped = change_experiment(engine, "checkout", treatment_share=0.2, user="ann", now=LATER)
+    assert (ramped.treatment_share, ramped.salt, ramped.created_at) == (0.2, made.salt, NOW)
+    assert change_experiment(engine, "checkout", treatment_share=0.2, user="ann", now=LATER) == ramped
+    paused = change_experiment(engine, "checkout", status="paused", user="bob", now=LATER)
+    assert unfinished_experiments(engine) == {"execution": paused}
+    change_experiment(engine, "checkout", status="stopped", user="bob", now=LATER)
+    assert unfinished_experiments(engine) == {}
+    assert experiment_named(engine, "checkout").status == "stopped"
+    shares = [(kind, details["treatment_share"], details["status"]) for kind, details in _events(engine)]
+    assert shares == [
+        ("experiment_created", 0.05, "running"),
+        ("experiment_changed", 0.2, "running"),
+        ("experiment_changed", 0.2, "paused"),
+        ("experiment_changed", 0.2, "stopped"),
+    ]
+
+
+def test_one_of_an_agent_at_a_time_and_names_are_used_once(engine: Engine) -> None:
+    """Two experiments of an agent share users, and neither measures its own effect."""
+    create_experiment(engine, "one", "execution", treatment_share=0.1, user="ann", now=NOW)
+    with pytest.raises(InputError, match="'one' \\(running\\); stop it first"):
+        create_experiment(engine, "two", "execution", treatment_share=0.1, user="ann", now=NOW)
+    create_experiment(engine, "two", "generation", treatment_share=0.1, user="ann", now=NOW)
+    change_experiment(engine, "one", status="stopped", user="ann", now=NOW)
+    with pytest.raises(InputError, match="'one' already"):
+        create_experiment(engine, "one", "execution", treatment_share=0.1, user="ann", now=NOW)
+    with pytest.raises(InputError, match="'one' is stopped"):
+        change_experiment(engine, "one", status="running", user="ann", now=NOW)
+    create_experiment(engine, "three", "execution", treatment_share=0.1, user="ann", now=LATER)
+    assert [one.name for one in all_experiments(engine)] == ["three", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "agent", "share", "error", "message"),
+    [
+        ("x", "execution", 1.5, InputError, "share is 1.5; expected 0 to 1"),
+        ("x", "execution", float("nan"), InputError, "share is nan"),
+        ("", "execution", 0.5, InputError, "cannot be called ''"),
+        ("x" * 101, "execution", 0.5, InputError, "1 to 100 printable"),
+        ("a\nb", "execution", 0.5, InputError, "printable"),
+        ("x", "checkout", 0.5, SettingsError, "unknown agent 'checkout'"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_stored(
+    sqlite_engine: Engine, name: str, agent: str, share: float, error: type[Exception], message: str
+) -> None:
+    """A share of 5 instead of 0.05 sends everybody to the candidate."""
+    with pytest.raises(error, match=message):
+        create_experiment(sqlite_engine, name, agent, treatment_share=share, user="ann", now=NOW)
+    assert all_experiments(sqlite_engine) == []
+    assert _events(sqlite_engine) == []
+    with pytest.raises(InputError, match="no experiment 'absent'; known experiments: none"):
+        experiment_named(sqlite_engine, "absent")

@@ -1,0 +1,267 @@
+"""The prediction log: every answer once, through kills, a database that is away, and a disk that is full."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event, func, select
+from sqlalchemy.exc import OperationalError
+
+from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.foundation.database import read_transaction, transaction
+from mlops_assets.foundation.errors import InputError, StorageError
+from mlops_assets.foundation.tables import PredictionRecord, ShadowPredictionRecord
+from mlops_assets.serving.journal import JournalFolder
+from mlops_assets.serving.prediction_log import LogFull, PredictionLog, ShadowRequest
+from mlops_assets.serving.prediction_rows import PREDICTION, decode_entry, encode_entry
+from mlops_assets.training.policy import GreedyPolicy
+from mlops_assets_tests.experiences.served import prediction_row
+from mlops_assets_tests.serving.served import served_model
+
+SPEC = AGENTS["execution"]
+NOW = datetime(2026, 3, 6, 12, tzinfo=UTC)
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    """A log row."""
+    record = prediction_row(SPEC, f"p{number:06d}", event_time=NOW + timedelta(seconds=number), **changes)
+    return {c.name: getattr(record, c.name) for c in PredictionRecord.__table__.columns}
+
+
+@pytest.fixture
+def new_log(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., PredictionLog]]:
+    """Make started logs; those that a test did not stop are stopped."""
+    made: list[PredictionLog] = []
+
+    def create(*, start: bool = True, **options: Any) -> PredictionLog:
+        log = PredictionLog(engine, tmp_path / "journal", **{"flush_ms": 5.0, "queue_rows": 1000, **options})
+        made.append(log)
+        if start:
+            log.start()
+        return log
+
+    yield create
+    for log in made:
+        log.stop()
+
+
+def stored(engine: Engine) -> list[str]:
+    """Ids in the database."""
+    with read_transaction(engine) as session:
+        return list(session.scalars(select(PredictionRecord.prediction_id).order_by(PredictionRecord.prediction_id)))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def test_every_answer_is_stored_once_as_it_was(engine: Engine, new_log: Callable[..., PredictionLog]) -> None:
+    """A column is lost or changed on the way through the journal."""
+    log = new_log()
+    rows = [
+        row(i, missing_features=["a"], q_values=[0.1, -1e-9, 3.0, 1e30], user_hash="é" if i else None)
+        for i in range(50)
+    ]
+    for one in rows:
+        log.append(one)
+    wait_for(lambda: log.unshipped == 0)
+    with read_transaction(engine) as session:
+        found = session.scalars(select(PredictionRecord).order_by(PredictionRecord.prediction_id)).all()
+    assert [{name: getattr(record, name) for name in rows[0]} for record in found] == rows
+    assert log.find("p000000") is None
+
+
+def test_an_answer_is_found_before_it_is_stored(new_log: Callable[..., PredictionLog]) -> None:
+    """Who asks for the explanation right after the answer is told that there is no such decision."""
+    log = new_log(start=False)
+    log.append(row(1))
+    assert (log.find("p000001") or {})["agent"] == "execution"
+    assert (log.unshipped, log.in_memory) == (1, 1)
+
+
+def test_a_database_that_is_away_loses_nothing(engine: Engine, new_log: Callable[..., PredictionLog]) -> None:
+    """A restart of the database costs the answers of its minute, or the server stops answering."""
+    away = [True]
+
+    def refuse(*_: Any) -> None:
+        if away[0]:
+            raise OperationalError("INSERT", {}, Exception("server closed the connection unexpectedly"))
+
+    event.listen(engine, "before_cursor_execute", refuse)
+    try:
+        failures: list[str] = []
+        log = new_log(on_failure=failures.append)
+        for i in range(30):
+            log.append(row(i))
+        wait_for(lambda: "database" in failures)
+        wait_for(lambda: log.in_memory == 0)
+        assert log.unshipped == 30
+        away[0] = False
+        wait_for(lambda: log.unshipped == 0)
+    finally:
+        event.remove(engine, "before_cursor_execute", refuse)
+    assert stored(engine) == [f"p{i:06d}" for i in range(30)]
+
+
+def test_a_full_disk_refuses_further_answers(
+    new_log: Callable[..., PredictionLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers go out that nobody can ever account for."""
+    full = [True]
+    real = JournalFolder.append
+
+    def append(self: JournalFolder, lines: str) -> None:
+        if full[0]:
+            raise StorageError("the disk is full")
+        real(self, lines)
+
+    monkeypatch.setattr(JournalFolder, "append", append)
+    log = new_log(queue_rows=10)
+    for i in range(10):
+        log.append(row(i))
+    with pytest.raises(LogFull, match="10 answers wait for the disk"):
+        log.append(row(10))
+    full[0] = False
+    wait_for(lambda: log.unshipped == 0)
+    log.append(row(11))
+    wait_for(lambda: log.unshipped == 0)
+
+
+def test_one_bad_row_does_not_hold_up_the_others(
+    engine: Engine, new_log: Callable[..., PredictionLog], tmp_path: Path
+) -> None:
+    """A row that the database never takes blocks the log for ever."""
+    failures: list[str] = []
+    log = new_log(on_failure=failures.append)
+    log.append(row(1))
+    log.append(row(2, agent_id=None))
+    log.append(row(3))
+    wait_for(lambda: log.unshipped == 0)
+    assert stored(engine) == ["p000001", "p000003"]
+    assert failures == ["rejected"]
+    kind, kept = decode_entry((tmp_path / "journal" / "rejected.jsonl").read_text())
+    assert (kind, kept["prediction_id"]) == (PREDICTION, "p000002")
+
+
+def test_shadows_are_asked_behind_the_answer_and_may_fail(
+    engine: Engine, new_log: Callable[..., PredictionLog]
+) -> None:
+    """A broken candidate in the shadow stops the log of the champion."""
+    failures: list[str] = []
+    log = new_log(on_failure=failures.append)
+    shadow = served_model(SPEC, "2.0.0", seed=3)
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("no kernel")
+
+    policy = GreedyPolicy(broken, state_size=shadow.policy.state_size, action_count=4, weights="w")
+    faulty = replace(shadow, semver="3.0.0", policy=policy)
+    states = np.random.default_rng(0).random((20, len(SPEC.state_fields)), dtype=np.float32)
+    for i, state in enumerate(states):
+        asked = [ShadowRequest(f"p{i:06d}", NOW, state, model) for model in (faulty, shadow)]
+        log.append(row(i), asked)
+    wait_for(lambda: log.unshipped == 0)
+
+    def shadows() -> int:
+        with read_transaction(engine) as session:
+            return session.execute(select(func.count()).select_from(ShadowPredictionRecord)).scalar_one()
+
+    wait_for(lambda: shadows() == 20)
+    with read_transaction(engine) as session:
+        found = {one.prediction_id: one for one in session.scalars(select(ShadowPredictionRecord))}
+    expected = shadow.policy.q_values(states)
+    for i in range(20):
+        np.testing.assert_allclose(found[f"p{i:06d}"].q_values, expected[i], rtol=1e-6)
+        assert found[f"p{i:06d}"].action == int(expected[i].argmax())
+        assert found[f"p{i:06d}"].model_version == "2.0.0"
+    assert "shadow" in failures
+
+
+def test_a_stop_writes_everything_down(engine: Engine, new_log: Callable[..., PredictionLog], tmp_path: Path) -> None:
+    """The last answers before a deployment are lost."""
+    log = new_log(flush_ms=100.0)
+    for i in range(500):
+        log.append(row(i))
+    log.stop()
+    assert len(stored(engine)) == 500
+    assert list((tmp_path / "journal").glob("*-*")) == []
+
+
+_SERVER = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, ".")
+from mlops_assets.foundation.database import create_operational_engine
+from mlops_assets.serving.prediction_log import PredictionLog
+from mlops_assets_tests.serving.test_prediction_log import row
+log = PredictionLog(create_operational_engine(sys.argv[1]), Path(sys.argv[2]), flush_ms=50.0, queue_rows=100000)
+log.start()
+for i in range(1000000):
+    log.append(row(i))
+    print(i, time.time(), flush=True)
+    time.sleep(0.002)
+"""
+
+
+def test_a_kill_loses_no_more_than_a_tenth_of_a_second_and_doubles_nothing(
+    engine: Engine, new_log: Callable[..., PredictionLog], tmp_path: Path
+) -> None:
+    """`kill -9` costs more than the stated bound, or its rows are logged twice."""
+    url = engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", _SERVER, url, str(tmp_path / "journal")]
+    answered: list[tuple[int, float]] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            number, moment = line.split()
+            answered.append((int(number), float(moment)))
+            if len(answered) == 700:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        killed_at = time.time()
+        answered += [
+            (int(line.split()[0]), float(line.split()[1])) for line in process.stdout if len(line.split()) == 2
+        ]
+    log = new_log()
+    # The dead process's journal is taken over at once; 50 ms of flushing and as much of writing are the bound.
+    durable = {f"p{number:06d}" for number, moment in answered if moment < killed_at - 0.1}
+    assert len(durable) > 400
+    wait_for(lambda: durable <= set(stored(engine)))
+    wait_for(lambda: [path.name for path in (tmp_path / "journal").glob("*-*")] == [log._journal.folder.name])
+    ids = stored(engine)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_journal_that_is_read_twice_changes_nothing(engine: Engine) -> None:
+    """A crash between insert and bookkeeping logs an answer twice."""
+    from mlops_assets.serving.prediction_rows import insert_entries
+
+    lines = [encode_entry(PREDICTION, row(i)) for i in range(3)]
+    for _ in range(2):
+        with transaction(engine) as session:
+            insert_entries(session, [decode_entry(line) for line in lines])
+    assert len(stored(engine)) == 3
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{}", "[]", '["prediction"]', '["other", {"event_time": "2026-01-01T00:00:00+00:00"}]', "null\n"]
+)
+def test_foreign_lines_are_refused(line: str) -> None:
+    """A damaged line stops the log instead of being set aside."""
+    with pytest.raises(InputError, match="no entry of the prediction journal"):
+        decode_entry(line)
+    assert json.loads(encode_entry(PREDICTION, row(1)))[0] == PREDICTION
