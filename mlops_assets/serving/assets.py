@@ -56,9 +56,9 @@ def batch_predictions(
     from mlops_assets.serving.batch_features import BatchFeatures
 
     def score(spec: AgentSpec) -> Outcome:
+        model = _model(platform, spec, config.alias)
         store = feature_store(platform)
         features = BatchFeatures(spec, store, platform.paths, _moment(platform, store))
-        model = _model(platform, spec, config.alias)
         with _batch_input(platform, spec, config) as batch:
             context.log.info(f"{spec.name}: {batch.rows:,} rows of {batch.name} by {config.alias} {model.semver}")
             result = score_batch(

@@ -28,7 +28,7 @@ _DEAD_LETTER_PAGE = 500
 # Refusals that pass by themselves, as their first word; redis-py has no classes for these.
 _PASSING = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "FAILOVER")
 
-# Adding before acknowledging: out of memory, Redis refuses the first and would grant the second, and an answer be lost.
+# Adding before acknowledging: where Redis refuses to add, the message has to stay pending, or its answer is lost.
 _SETTLE = """
 local at, settled = 3, 0
 while at <= #ARGV do
@@ -234,7 +234,7 @@ class RedisStream:
         with self._errors():
             while True:
                 position, found, _deleted = self._redis.xautoclaim(
-                    self.names.requests, self.names.group, consumer, int(idle_seconds * 1000), position, count=8
+                    self.names.requests, self.names.group, consumer, int(idle_seconds * 1000), position, count=1
                 )
                 if found:
                     entry, fields = found[0]
@@ -387,6 +387,10 @@ class RedisStream:
                 # Redis came back without its data: begin again with what is there now.
                 self.ensure_group()
                 raise TransientError(f"{self._server()} had lost {self.names.requests}; it is there again") from error
+            if str(error).startswith("WRONGTYPE"):
+                raise SettingsError(
+                    f"{self._server()} holds something else below {self.names.prefix}; remove it there, or use another database"
+                ) from error
             if str(error).startswith(_PASSING):
                 raise TransientError(f"{self._server()} takes nothing at present: {error}") from error
             raise

@@ -408,7 +408,7 @@ def test_redis_comes_back_empty(stream: RedisStream, server: RedisServer, sqlite
 
 
 def test_redis_is_full(stream: RedisStream, sqlite_engine: Engine) -> None:
-    """Out of memory, Redis acknowledges and refuses to add: an answer would be gone."""
+    """Out of memory, Redis acknowledges but adds nothing: the answer would be gone, with nobody to repeat it."""
     sent = publish(stream, 1)
     stream.ensure_group()
     (taken,) = stream.read("first", 1, wait=False)
@@ -680,6 +680,15 @@ def test_a_wrong_password_is_not_worth_another_try(server: RedisServer, sqlite_e
     with pytest.raises(SettingsError, match="MLOPS_STREAM_URL") as refused:
         consumer_on(stream, sqlite_engine).run(threading.Event())
     assert "wrong-one" not in str(refused.value)
+
+
+def test_a_key_that_holds_something_else(stream: RedisStream, sqlite_engine: Engine) -> None:
+    """A prefix that another program uses: acknowledged, but with no stream to answer on, messages would vanish."""
+    sent = publish(stream, 1)
+    stream._redis.set(stream.names.answers, "taken")
+    with pytest.raises(SettingsError, match="holds something else below test-"):
+        consumer_on(stream, sqlite_engine).drain()
+    assert deliveries(stream) == {sent[0]: 1}
 
 
 def test_ids_of_decisions() -> None:
