@@ -133,7 +133,7 @@ def _newly_whole(log: LoggedSteps, position: Position, arrivals: Arrivals) -> tu
     """Rows of the episodes that are whole now and were not before, and per row what completed its episode."""
     old, new = position.covers(log.outcome_id), np.isin(log.outcome_id, arrivals.ids)
     rows = _whole(log, old | new)
-    pass
+    rows = rows[~np.isin(log.episode[rows], log.episode[_whole(log, old)])]
     if not len(rows):
         return rows, rows
     first = np.flatnonzero(log.step[rows] == 0)

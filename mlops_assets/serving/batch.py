@@ -3,7 +3,6 @@
 `score_batch` reads, checks and joins; `answer` turns one chunk into one part, in this process or on a Ray worker.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -151,13 +150,17 @@ def score_batch(
             report = _Progress(log, batch.rows, progress_rows, sum(kept.values(), Tally()))
             wanted = [number for number in parts.numbers if number not in kept]
             chunks = _chunks(batch, features, chunk_rows, wanted)
-            for answers in (scorer or partial(map, partial(answer, model)))(chunks):
-                parts.write(answers.number, answers.content)
-                report.add(answers.tally)
-                network_seconds += answers.network_seconds
-            if batch.changed():
-                # Nobody knows which rows were read: before, after, or some of both.
-                shutil.rmtree(folder)
+            try:
+                for answers in (scorer or partial(map, partial(answer, model)))(chunks):
+                    parts.write(answers.number, answers.content)
+                    report.add(answers.tally)
+                    network_seconds += answers.network_seconds
+            finally:
+                changed = batch.changed()
+                if changed:
+                    # Nobody knows which rows were read: before, after, or some of both.
+                    parts.discard()
+            if changed:
                 raise InputError(f"{batch.name} changed while it was scored, so nothing was published; score it again")
             tally = report.tally
             parts.publish({**facts, "source": batch.name, "run_id": model.run_id}, tally)
@@ -212,9 +215,10 @@ def _identity(batch: BatchInput, model: ServedModel, features: BatchFeatures, ch
 
 
 def _chunks(batch: BatchInput, features: BatchFeatures, chunk_rows: int, numbers: Sequence[int]) -> Iterator[Chunk]:
+    join = features.join(timed=batch.timed)
     for number, table in batch.chunks(chunk_rows, numbers):
         rows = prepare_rows(table, batch.spec, number * chunk_rows)
-        yield Chunk(number, rows, features.arrays(rows.keys, timed=batch.timed))
+        yield Chunk(number, rows, join(rows.keys))
 
 
 def _embedded(model: ServedModel, rows: Rows) -> NDArray[np.float32]:

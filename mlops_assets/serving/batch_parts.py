@@ -5,6 +5,7 @@
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ class PartFolder:
         """
         with atomic_write(self._path(number)) as temporary:
             temporary.write_bytes(content)
+
+    def discard(self) -> None:
+        """Remove every part."""
+        with storage_errors(self.folder):
+            if (self.folder / PREDICTIONS).exists():
+                shutil.rmtree(self.folder / PREDICTIONS)
 
     def publish(self, facts: Mapping[str, Any], tally: Tally) -> None:
         """Write the manifest: from now on the batch is finished.

@@ -72,7 +72,7 @@ def explain_prediction(
                 "model_version": s.model_version,
                 "action": s.action,
                 "action_name": spec.actions[s.action],
-                "q_values": s.q_values,
+                "q_values": dict(zip(spec.actions, s.q_values, strict=True)),
             }
             for s in shadows
         ],

@@ -1,15 +1,16 @@
 """Online features for concurrent requests: one reading thread, which takes together whatever waits, behind a breaker.
 
 Reading takes a Feast call of about a millisecond whether for one decision or ten, so requests that come while one is
-being read share the next; nobody waits for company. A store that is late or refuses opens the circuit breaker, and
-answers go out without online features, flagged, until a probe gets through.
+being read share the next; nobody waits for company. A large batch is read in blocks, between which single requests have
+the right of way. A store that is late or refuses opens the circuit breaker, and answers go out without online features,
+flagged, until a probe gets through.
 """
 
 import asyncio
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +25,8 @@ from mlops_assets.foundation.profiles import ServingPolicy
 from mlops_assets.serving.breaker import CircuitBreaker
 from mlops_assets.serving.decide import Features
 
-# So many decisions are read at once at the most; a larger batch of one request is read as a whole.
-_READ_ROWS = 256
+# A read of so many decisions takes a few milliseconds, which is what a single request then waits at the most.
+_BLOCK_ROWS = 64
 _STOP_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,10 @@ class OnlineFeatures:
         self._timeout_seconds = policy.feature_timeout_ms / 1000.0
         self.breaker = CircuitBreaker(policy.breaker_failures, policy.breaker_open_seconds)
         self._observe_seconds = observe_seconds
-        self._waiting: queue.SimpleQueue[_Lookup | None] = queue.SimpleQueue()
+        self._single: deque[_Lookup] = deque()
+        self._blocks: deque[_Lookup] = deque()
+        self._arrived = threading.Condition()
+        self._stopping = False
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._read_forever, name="online-features", daemon=True)
         self.problem: str | None = "not read yet"
@@ -71,23 +75,56 @@ class OnlineFeatures:
     async def lookup(
         self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: datetime
     ) -> Features | None:
-        """Return the features of N decisions as `state_vector` takes them; None when they cannot be had in time."""
+        """Return the features of N decisions as `state_vector` takes them; None when they cannot be had in time.
+
+        The time is the policy's for each started block of 64 decisions.
+        """
         if not self._warm.is_set() or not self.breaker.allow(time.monotonic()):
             return None
+        if len(test_ids) <= _BLOCK_ROWS:
+            return await self._wait(spec, test_ids, agent_ids, as_of, self._single, self._timeout_seconds)
+        begins = range(0, len(test_ids), _BLOCK_ROWS)
+        patience = self._timeout_seconds * len(begins)
+        found = await asyncio.gather(
+            *(
+                self._wait(
+                    spec, test_ids[i : i + _BLOCK_ROWS], agent_ids[i : i + _BLOCK_ROWS], as_of, self._blocks, patience
+                )
+                for i in begins
+            )
+        )
+        blocks = [one for one in found if one is not None]
+        if len(blocks) < len(found):
+            return None
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def stop(self) -> None:
+        """End the reading thread, within a bound."""
+        with self._arrived:
+            self._stopping = True
+            self._arrived.notify()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
+
+    async def _wait(
+        self,
+        spec: AgentSpec,
+        test_ids: Sequence[str],
+        agent_ids: Sequence[str],
+        as_of: datetime,
+        line: "deque[_Lookup]",
+        patience_seconds: float,
+    ) -> Features | None:
         loop = asyncio.get_running_loop()
         one = _Lookup(spec, test_ids, agent_ids, as_of, loop.create_future(), loop)
-        timer = loop.call_later(self._timeout_seconds, self._expire, one)
-        self._waiting.put(one)
+        timer = loop.call_later(patience_seconds, self._expire, one)
+        with self._arrived:
+            line.append(one)
+            self._arrived.notify()
         try:
             return await one.future
         finally:
             timer.cancel()
-
-    def stop(self) -> None:
-        """End the reading thread, within a bound."""
-        self._waiting.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(_STOP_SECONDS)
 
     def _expire(self, one: _Lookup) -> None:
         if not one.future.done():
@@ -120,21 +157,23 @@ class OnlineFeatures:
         self._warm.set()
 
     def _next_batch(self) -> list[_Lookup] | None:
-        batch, rows = [], 0
-        one = self._waiting.get()
+        """Whatever single requests wait, up to a block; else one block of a batch; None at the end."""
         while True:
-            if one is None:
-                return None
+            with self._arrived:
+                while not (self._single or self._blocks or self._stopping):
+                    self._arrived.wait()
+                if self._stopping:
+                    return None
+                batch, rows = [], 0
+                while self._single and rows < _BLOCK_ROWS:
+                    batch.append(self._single.popleft())
+                    rows += len(batch[-1].test_ids)
+                if not batch:
+                    batch.append(self._blocks.popleft())
             # Who does not wait any more need not be read: after a stop of the store these are most.
-            if not one.future.done():
-                batch.append(one)
-                rows += len(one.test_ids)
-            if rows >= _READ_ROWS:
-                return batch
-            try:
-                one = self._waiting.get_nowait()
-            except queue.Empty:
-                return batch
+            waiting = [one for one in batch if not one.future.done()]
+            if waiting:
+                return waiting
 
     def _read(self, lookups: list[_Lookup]) -> None:
         loop, error = lookups[0].loop, ""

@@ -138,7 +138,7 @@ def first_chunk(home: Home, batch: BatchInput) -> Chunk:
     """The first chunk as a worker gets it."""
     ((number, table),) = batch.chunks(CHUNK_ROWS, [0])
     rows = prepare_rows(table, home.spec, 0)
-    return Chunk(number, rows, home.features.arrays(rows.keys, timed=batch.timed))
+    return Chunk(number, rows, home.features.join(timed=batch.timed)(rows.keys))
 
 
 def _answers(home: Home, model: ServedModel, table: pa.Table) -> list[dict[str, Any]]:

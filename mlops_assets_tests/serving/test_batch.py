@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from sqlalchemy import create_engine, text
 from mlops_assets.features.views import AGENT_CONTEXT_FEATURES
 from mlops_assets.foundation.agents import AGENTS, AgentSpec, agent_spec
 from mlops_assets.foundation.errors import InputError, TransientError
+from mlops_assets.serving import batch_features
 from mlops_assets.serving.batch import Answers, Chunk, answer, confidences, crossed
 from mlops_assets.serving.batch_features import BatchFeatures
 from mlops_assets.serving.batch_input import BatchInput, parquet_input, query_input
@@ -72,6 +74,23 @@ def test_a_point_in_time_batch_sees_nothing_of_later_days(home: Home, model: Ser
     later = _feature_of(home, "agent-0", day=8)
     home.store.write_agent_features("generation", later, start=batches.MONDAY.replace(day=13))
     assert home.score_table(early, model).to_pylist() == seen
+
+
+def test_what_is_remembered_of_the_online_store_is_bounded(
+    home: Home, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row gets the features of another test, or memory grows with the number of tests."""
+    table = batches.rows(GENERATION, 300)
+    expected = by_hand(home, model, table)
+    monkeypatch.setattr(batch_features, "_REMEMBERED_KEYS", 5)
+    few = [table.filter(pc.equal(table["test_id"], f"test-{number}")) for number in range(9)]
+    assert home.score_table(table, model).to_pylist() == expected
+    join = home.features.join(timed=False)
+    by_id = {row["request_id"]: row["missing_features"] for row in expected}
+    for part in few:
+        pass_rate = join(part)["test_execution_features__pass_rate_7d"]
+        absent = ["test_execution_features__pass_rate_7d" in by_id[name] for name in part["request_id"].to_pylist()]
+        assert np.isnan(pass_rate).tolist() == absent
 
 
 def test_a_state_column_gives_what_its_fields_give(home: Home, model: ServedModel) -> None:
@@ -543,7 +562,8 @@ def test_an_input_that_changes_meanwhile_is_not_published(home: Home, model: Ser
 
     with pytest.raises(InputError, match="changed while it was scored, so nothing was published"):
         home.score(batch, model, scorer=scorer)
-    assert list(home.paths.batch_predictions("generation").iterdir()) == []
+    (folder,) = home.paths.batch_predictions("generation").iterdir()
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_a_failing_scorer_leaves_no_manifest(home: Home, model: ServedModel) -> None:
