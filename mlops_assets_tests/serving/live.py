@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -86,10 +85,12 @@ class LiveServer:
         return httpx.post(f"{self.url}{path}", json=document, timeout=30)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, as when the machine loses it."""
+        """SIGKILL to all of its processes, as when the machine loses them."""
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        root = psutil.Process(self._process.pid)
+        for one in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         self._process.wait()
         self._wait_port_free()
 

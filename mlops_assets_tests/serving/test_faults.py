@@ -179,7 +179,7 @@ def test_redis_frozen_and_killed(served_home: Path, new_server: Callable[..., Li
 def test_the_database_frozen_and_killed(served_home: Path, new_server: Callable[..., LiveServer]) -> None:
     """The server stops answering with its database, or loses or doubles what it answered meanwhile."""
     settings = load_settings({"MLOPS_HOME": str(served_home)})
-    with postgres_server() as postgres:
+    with postgres_server(durable=True) as postgres:
         server = new_server(served_home, MLOPS_DATABASE_URL=postgres.url)
         answers = load(
             server.url, requests_for(settings), rate=RATE, seconds=1, meanwhile=lambda: _disturb(postgres, server)
