@@ -14,7 +14,7 @@ export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
-.PHONY: help install run test lint ui bench clean
+.PHONY: help install run serve test lint ui bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -48,7 +48,11 @@ run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or
 	@echo
 	@$(BIN)/python -m mlops_assets.summary
 	@echo
-	@echo "make ui    shows the graph, the runs, plots and reports on http://127.0.0.1:$(port)"
+	@echo "make ui       shows the graph, the runs, plots and reports on http://127.0.0.1:$(port)"
+	@echo "make serve    answers requests for decisions on http://127.0.0.1:8000"
+
+serve: install ## the decision server on http://127.0.0.1:8000, after make run
+	@$(BIN)/python -m mlops_assets.serving
 
 ui: install $(DAGSTER_HOME)/dagster.yaml ## webserver and daemon on http://127.0.0.1:3000
 	$(BIN)/dagster dev --host 127.0.0.1 --port $(port)
@@ -64,6 +68,8 @@ lint: install ## formatting, lint, types, architecture
 
 bench: install ## every benchmark; the result tables are in benchmarks/
 	$(BIN)/python benchmarks/data.py --write
+	$(BIN)/python benchmarks/batch.py --write
+	$(BIN)/python benchmarks/serving.py --write
 
 clean: ## remove everything that was made here, also the data
 	rm -rf .mlops $(VENV) $(VENV)-dvc

@@ -1,0 +1,93 @@
+"""Experiments from the command line: `python -m mlops_assets.experiments.commands create | share | pause | resume | stop | list`.
+
+A running server follows a change within a second. Exit codes: 0 done, 2 refused (the reason goes to standard error).
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Engine
+
+from mlops_assets.experiments.experiments import Experiment, all_experiments, change_experiment, create_experiment
+from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.foundation.clock import SystemClock
+from mlops_assets.foundation.database import create_operational_engine, upgrade
+from mlops_assets.foundation.errors import MlopsError
+from mlops_assets.foundation.settings import load_settings
+
+DONE, REFUSED = 0, 2
+_STATUSES = {"pause": "paused", "resume": "running", "stop": "stopped"}
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        engine = create_operational_engine(load_settings(environ).database)
+        try:
+            upgrade(engine)
+            for experiment in arguments.run(arguments, engine):
+                sys.stdout.write(_line(experiment))
+        finally:
+            engine.dispose()
+    except MlopsError as error:
+        sys.stderr.write(f"{error}\n")
+        return REFUSED
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mlops_assets.experiments.commands", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    create = commands.add_parser("create", help="send a share of an agent's users to the challenger")
+    create.add_argument("--agent", required=True, choices=list(AGENTS))
+    create.add_argument("--alias", default="challenger", help="registry alias of the treatment")
+    create.set_defaults(run=_create)
+    share = commands.add_parser("share", help="change the treatment's share; a ramp only adds users")
+    share.set_defaults(run=_share)
+    for command in (create, share):
+        command.add_argument("--share", required=True, type=float, help="0 to 1, such as 0.05")
+    for name, help_text in (
+        ("pause", "give everybody the champion for a while"),
+        ("resume", "go on with the same users"),
+        ("stop", "end it for good"),
+    ):
+        commands.add_parser(name, help=help_text).set_defaults(run=_change, status=_STATUSES[name])
+    commands.add_parser("list", help="the newest first").set_defaults(run=lambda _, engine: all_experiments(engine))
+    for name, command in commands.choices.items():
+        if name != "list":
+            command.add_argument("name")
+            command.add_argument("--user", required=True, help="who answers for it")
+    return parser
+
+
+def _create(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+    made = create_experiment(
+        engine,
+        arguments.name,
+        arguments.agent,
+        treatment_share=arguments.share,
+        treatment_alias=arguments.alias,
+        user=arguments.user,
+        now=SystemClock().now(),
+    )
+    return [made]
+
+
+def _share(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+    now = SystemClock().now()
+    return [change_experiment(engine, arguments.name, user=arguments.user, now=now, treatment_share=arguments.share)]
+
+
+def _change(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+    now = SystemClock().now()
+    return [change_experiment(engine, arguments.name, user=arguments.user, now=now, status=arguments.status)]
+
+
+def _line(one: Experiment) -> str:
+    return f"{one.name}: {one.status}, {one.treatment_share:.1%} of {one.agent}'s users to {one.treatment_alias}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
