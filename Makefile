@@ -14,7 +14,7 @@ export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
-.PHONY: help install run serve test lint ui bench clean
+.PHONY: help install lock run serve test lint ui bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -34,6 +34,15 @@ $(VENV)-dvc/.ready: requirements/dvc.lock $(VENV)/.ready
 	test -x $(VENV)-dvc/bin/python || $(PYTHON) -m venv $(VENV)-dvc
 	$(BIN)/uv pip install --quiet --python $(VENV)-dvc/bin/python --requirement requirements/dvc.lock
 	touch $@
+
+# Which build of torch is installed is what the wheel folder offers; named without one, uv would take the index's, and
+# lock the CUDA packages that come with it.
+TORCH := torch==2.13.0
+
+lock: $(VENV)/.ready ## lock again, after a change of pyproject.toml
+	sed -i 's/^$(TORCH)$$/$(TORCH)+cpu/' requirements/runtime.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --all-extras pyproject.toml --output-file requirements/runtime.lock --no-header
+	sed -i 's/^$(TORCH)+cpu$$/$(TORCH)/' requirements/runtime.lock
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	mkdir -p $(DAGSTER_HOME)

@@ -1,12 +1,19 @@
 """README's commands do what it says, word by word, from the root of the checkout."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mlops_assets_tests.serving.conftest import first_lifecycle, new_server, served_home
+from mlops_assets_tests.serving.live import LiveServer
+
+__all__ = ["first_lifecycle", "new_server", "served_home"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +56,7 @@ def test_the_section_lists_these_commands() -> None:
         "dagster job execute -j model_lifecycle",
         "dagster asset materialize --select test_executions,training_experiences --partition execution",
     ]
-    assert commands("Run it") == ["make run", "make test"]
+    assert commands("Run it") == ["make run", "make test", "make serve"]
     assert len(commands("On your own test histories")) == 4
 
 
@@ -77,3 +84,63 @@ def test_history_command_ends_with_a_registered_agent(home: Path, tmp_path: Path
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-3000:]
     assert "1.0.0" in result.stdout
     assert "NAPFD" in result.stdout
+
+
+def _blocks(heading: str) -> list[tuple[str, object]]:
+    """The curl commands of a section, each with the JSON that README prints behind it."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    found = re.findall(r"```bash\n(curl .*?)\n```\n+(?:[^`]*?\n)?```json\n(.*?)\n```", section, flags=re.DOTALL)
+    return [(command, json.loads(answer)) for command, answer in found]
+
+
+def _shape(document: object) -> object:
+    """Names and kinds of a document's values; lists by the kind of their entries."""
+    if isinstance(document, dict):
+        return {name: _shape(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return sorted({type(one).__name__ for one in document})
+    return "number" if isinstance(document, int | float) and not isinstance(document, bool) else type(document).__name__
+
+
+@pytest.mark.slow
+def test_every_documented_request_is_answered_as_printed(
+    served_home: Path, new_server: Callable[..., LiveServer]
+) -> None:
+    """The first thing that a user tries is refused, or answered otherwise than README says."""
+    server = new_server(served_home)
+    blocks = _blocks("Ask an agent")
+    assert [command.split()[2].rsplit("/", 1)[1] for command, _ in blocks] == ["predict", "outcomes", "health"]
+    identifier = ""
+    for command, printed in blocks:
+        local = command.replace("http://127.0.0.1:8000", server.url)
+        result = subprocess.run(
+            ["bash", "-c", local],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "ID": identifier},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answered = json.loads(result.stdout)
+        assert _shape(answered) == _shape(printed), command
+        assert isinstance(answered, dict)
+        assert isinstance(printed, dict)
+        identifier = answered.get("prediction_id", identifier)
+        # What depends neither on the trained weights nor on the time.
+        fixed = (
+            "agent",
+            "model",
+            "experiment",
+            "variant",
+            "propensity",
+            "status",
+            "accepted",
+            "repeated",
+            "short_of",
+            "current_model_versions",
+            "models_loaded",
+        )
+        for name in fixed:
+            if name in printed:
+                assert answered[name] == printed[name], name
+    assert server.get(f"/predictions/{identifier}")["outcome"]["reward"] == 12.5
