@@ -48,6 +48,9 @@ def test_contracts_hold() -> None:
         ("features/vector.py", "import feast", "One vendor, one file"),
         ("evaluation/metrics.py", "import mlflow", "One vendor, one file"),
         ("features/vector.py", "import great_expectations", "One vendor, one file"),
+        ("serving/app.py", "import bentoml", "One vendor, one file"),
+        ("serving/batch.py", "import ray", "One vendor, one file"),
+        ("experiments/assignment.py", "import mlops_assets.serving.decide", "Knowledge points one way"),
     ],
 )
 def test_each_contract_catches_what_it_forbids(copy_of_package: Path, module: str, line: str, contract: str) -> None:

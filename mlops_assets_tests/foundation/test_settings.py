@@ -151,3 +151,57 @@ def test_dvc_is_found_beside_the_virtualenv_then_on_the_path(tmp_path: Path, mon
     assert Settings(dvc_executable=on_path).find_dvc() == on_path
     with pytest.raises(SettingsError, match=r"MLOPS_DVC_EXECUTABLE=.*absent: no such file"):
         Settings(dvc_executable=tmp_path / "absent").find_dvc()
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        ({}, False),
+        ({"MLOPS_SERVING_HOST": "::1"}, False),
+        ({"MLOPS_SERVING_HOST": "0.0.0.0"}, True),
+        ({"MLOPS_SERVING_AUTHENTICATION": "required"}, True),
+        (
+            {
+                "MLOPS_ENVIRONMENT": "production",
+                "MLOPS_DATABASE_URL": "postgresql://u:p@h/d",
+                "MLFLOW_TRACKING_URI": "http://mlflow",
+            },
+            True,
+        ),
+    ],
+)
+def test_tokens_are_asked_for_wherever_strangers_come(variables: dict[str, str], asked: bool) -> None:
+    """A server that is bound to all interfaces decides for everybody."""
+    assert load_settings(variables).authenticated is asked
+
+
+def test_a_shared_production_server_needs_the_key_of_its_pseudonyms() -> None:
+    """Each server gives a user a pseudonym of its own."""
+    variables = {
+        "MLOPS_ENVIRONMENT": "production",
+        "MLOPS_DATABASE_URL": "postgresql://u:p@h/d",
+        "MLFLOW_TRACKING_URI": "http://mlflow",
+        "MLOPS_SERVING_HOST": "0.0.0.0",
+    }
+    with pytest.raises(SettingsError, match=r"MLOPS_PSEUDONYM_KEY: needed to serve on 0\.0\.0\.0"):
+        load_settings(variables)
+    settings = load_settings({**variables, "MLOPS_PSEUDONYM_KEY": "k" * 16})
+    assert settings.pseudonym_key is not None
+    with pytest.raises(SettingsError, match="MLOPS_PSEUDONYM_KEY=<hidden>"):
+        load_settings({"MLOPS_PSEUDONYM_KEY": "short"})
+
+
+@pytest.mark.parametrize(
+    ("variables", "data"),
+    [
+        ({}, True),
+        ({"MLOPS_SERVING_CLOCK": "system"}, False),
+        ({"MLOPS_EXPERIENCE_SOURCE": "prediction_log"}, False),
+        ({"MLOPS_EXPERIENCE_SOURCE": "prediction_log", "MLOPS_SERVING_CLOCK": "data"}, True),
+        ({"MLOPS_EXPERIENCE_SOURCE": "ci_history", "MLOPS_SOURCE_PATH": "h.csv"}, True),
+        ({"MLOPS_EXPERIENCE_SOURCE": "reports", "MLOPS_SOURCE_PATH": "r"}, False),
+    ],
+)
+def test_a_closed_history_goes_on_from_its_end(variables: dict[str, str], data: bool) -> None:
+    """Every feature of the simulated world has expired on the day on which somebody asks."""
+    assert load_settings(variables).data_clock is data

@@ -29,8 +29,8 @@ def test_a_hundred_switches_under_load(served_home: Path, new_server: Callable[.
     server = new_server(served_home)
     semver = {"1": "1.0.0", second: "2.0.0"}
     history: list[tuple[float, str]] = [(0.0, "1.0.0")]
-    # Half of the pauses are longer than the bound, so that there are moments with only one right answer.
-    pauses = [2.6] * 20 + [0.2] * 80
+    # Some of the pauses are longer than the bound, so that there are moments with only one right answer.
+    pauses = [2.6] * 12 + [0.15] * 88
     random.Random(0).shuffle(pauses)
 
     def switch() -> None:

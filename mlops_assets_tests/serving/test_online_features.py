@@ -1,0 +1,210 @@
+"""Online features under concurrency: together, in time, in blocks, and without the store."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlops_assets.features.vector import column_name
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.profiles import ServingPolicy, load_profile
+from mlops_assets.serving.online_features import OnlineFeatures
+
+SPEC = AGENTS["execution"]
+NOW = datetime(2026, 3, 6, tzinfo=UTC)
+
+
+class SlowStore:
+    """A store whose reads take as long, and fail, as the test says; a test's first feature is the number in its id."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+        self.seconds = 0.0
+        self.error: Exception | None = None
+        self.open = threading.Event()
+        self.open.set()
+
+    def online_features(
+        self, spec: AgentSpec, test_ids: Sequence[str], agent_ids: Sequence[str], as_of: Any
+    ) -> dict[str, NDArray[Any]]:
+        """Answer, late or not at all."""
+        self.open.wait()
+        time.sleep(self.seconds)
+        if self.error is not None and test_ids[0] != "warm-up":
+            raise self.error
+        self.reads.append(len(test_ids))
+        assert len(agent_ids) == len(test_ids)
+        assert isinstance(as_of, datetime) or len(as_of) == len(test_ids)
+        numbers = np.array([float(one.removeprefix("t")) if one != "warm-up" else 0.0 for one in test_ids])
+        return {column_name(field): numbers + i for i, field in enumerate(spec.features)}
+
+
+def policy(**changes: Any) -> ServingPolicy:
+    """The default profile's, with quick bounds."""
+    changed = {"feature_timeout_ms": 60.0, "breaker_failures": 3, "breaker_open_seconds": 0.2, **changes}
+    return load_profile("aiwebtest").serving.model_copy(update=changed)
+
+
+@pytest.fixture
+def store() -> SlowStore:
+    """A store that answers at once."""
+    return SlowStore()
+
+
+@pytest.fixture
+def new_features(store: SlowStore) -> Iterator[Callable[..., OnlineFeatures]]:
+    """Make started lookups on the store."""
+    made: list[OnlineFeatures] = []
+
+    def create(**changes: Any) -> OnlineFeatures:
+        features = OnlineFeatures(store, policy(**changes))  # type: ignore[arg-type]
+        features.start()
+        made.append(features)
+        while not features.warm:
+            time.sleep(0.001)
+        store.reads.clear()
+        return features
+
+    yield create
+    store.open.set()
+    for one in made:
+        one.stop()
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on a loop of its own."""
+    return asyncio.run(work)
+
+
+def first(features: OnlineFeatures, *numbers: int) -> Coroutine[Any, Any, Any]:
+    """Look tests up."""
+    names = [f"t{i}" for i in numbers]
+    return features.lookup(SPEC, names, ["a"] * len(names), NOW)
+
+
+def test_requests_that_wait_share_a_read_and_get_their_own(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """Each of a hundred requests pays a round trip, or one gets another's features."""
+    features = new_features(feature_timeout_ms=5000.0)
+    store.seconds = 0.02
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(first(features, i) for i in range(100)))
+
+    answers = run(ask())
+    for i, answer in enumerate(answers):
+        for position, field in enumerate(SPEC.features):
+            np.testing.assert_array_equal(answer[column_name(field)], [i + position])
+    assert sum(store.reads) == 100
+    assert len(store.reads) < 10
+
+
+def test_a_large_batch_is_read_in_blocks_and_lets_others_pass(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """A batch of a thousand holds up every single request behind it."""
+    features = new_features(feature_timeout_ms=2000.0)
+    store.seconds = 0.02
+    done: dict[str, float] = {}
+
+    async def batch() -> Any:
+        found = await first(features, *range(1000))
+        done["batch"] = time.monotonic()
+        return found
+
+    async def single() -> Any:
+        await asyncio.sleep(0.03)
+        found = await first(features, 7)
+        done["single"] = time.monotonic()
+        return found
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(batch(), single())
+
+    large, small = run(both())
+    name = column_name(SPEC.features[0])
+    np.testing.assert_array_equal(large[name], np.arange(1000.0))
+    np.testing.assert_array_equal(small[name], [7.0])
+    assert done["single"] < done["batch"] - 0.1
+    assert max(store.reads) <= 64
+
+
+def test_a_store_that_stands_still_costs_its_time_once(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """Every answer waits for a store that does not answer, or none ever asks it again."""
+    features = new_features()
+    store.open.clear()
+
+    async def ask(times: int) -> list[float]:
+        took = []
+        for _ in range(times):
+            begin = time.monotonic()
+            assert await first(features, 1) is None
+            took.append(time.monotonic() - begin)
+        return took
+
+    took = run(ask(10))
+    # Three late answers open the breaker, and the others are not kept waiting.
+    assert all(seconds >= 0.05 for seconds in took[:3])
+    assert all(seconds < 0.05 for seconds in took[3:])
+    assert "no answer within 60 ms" in (features.problem or "")
+    store.open.set()
+    time.sleep(0.25)
+
+    async def again() -> Any:
+        for _ in range(100):
+            if (found := await first(features, 1)) is not None:
+                return found
+            await asyncio.sleep(0.02)
+        return None
+
+    assert run(again()) is not None
+    assert features.problem is None
+    # Nobody reads for those who had given up.
+    assert len(store.reads) <= 6
+
+
+def test_a_store_that_is_always_late_opens_the_breaker_too(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """Late answers count as good ones, and every request waits for its time-out."""
+    features = new_features()
+    store.seconds = 0.09
+
+    async def ask() -> list[Any]:
+        return [await first(features, 1) for _ in range(6)]
+
+    assert run(ask()) == [None] * 6
+    assert features.breaker.state(time.monotonic()) != "closed"
+
+
+def test_a_refusal_is_an_answer_without_features(store: SlowStore, new_features: Callable[..., OnlineFeatures]) -> None:
+    """An exception of a driver becomes a server error."""
+    features = new_features()
+    store.error = ConnectionError("refused")
+
+    async def ask() -> list[Any]:
+        return [await first(features, 1) for _ in range(5)]
+
+    assert run(ask()) == [None] * 5
+    assert features.problem == "ConnectionError: refused"
+
+
+def test_before_the_first_read_nobody_waits(store: SlowStore) -> None:
+    """The first requests wait seconds for Feast's import."""
+    store.open.clear()
+    features = OnlineFeatures(store, policy())  # type: ignore[arg-type]
+    features.start()
+    begin = time.monotonic()
+    assert run(first(features, 1)) is None
+    assert time.monotonic() - begin < 0.05
+    store.open.set()
+    features.stop()

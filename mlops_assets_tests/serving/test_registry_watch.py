@@ -1,0 +1,162 @@
+"""The registry as files, and the versions in service that follow from them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
+from mlops_assets.registry.mlflow_store import MlflowStore
+from mlops_assets.serving.model_mirror import ModelMirror, read_aliases, version_folder
+from mlops_assets.serving.registry_watch import RegistryWatch
+from mlops_assets_tests.mlflow_runs import SPEC, MlflowRuns, mlflow_runs, mlflow_template
+
+__all__ = ["mlflow_runs", "mlflow_template"]
+NAME = SPEC.registered_model
+
+
+@pytest.fixture
+def store(mlflow_runs: MlflowRuns) -> MlflowStore:
+    """A registry with three versions; the first is champion. Their policies answer 1, 2 and 3 to everything."""
+    store = MlflowStore(mlflow_runs.tracking_uri)
+    for i in range(3):
+        run_id = mlflow_runs.good[i]
+        tags = {"semantic_version": f"1.{i}.0", "data_version": f"data-{i}", "training_hash": f"training-{i}"}
+        store.create_version(
+            NAME, store.verified_model(run_id, SPEC), run_id=run_id, tags=tags, purpose="tests", description=str(i)
+        )
+    store.set_alias(NAME, "champion", "1")
+    return store
+
+
+def with_embedder(root: Path) -> None:
+    """The stored test policies come without a text embedder, which their agent needs."""
+    from mlops_assets.experiences.text_embedding import TextEmbedder
+
+    for folder in (root / NAME).glob("[0-9]*"):
+        TextEmbedder.fit(["a text"], SPEC.text_dimensions, 0).save(folder / "text_embedder.npz")
+
+
+def test_files_follow_the_aliases(store: MlflowStore, tmp_path: Path) -> None:
+    """A promotion never reaches the server, or a half-copied version does."""
+    mirror = ModelMirror(store, tmp_path)
+    mirror.refresh()
+    found = read_aliases(tmp_path)
+    assert found is not None
+    assert found.aliases == {"requirements": {"champion": "1"}, "generation": {}, "execution": {}}
+    assert (found.refused, found.problem) == ({}, None)
+    facts = json.loads((version_folder(tmp_path, SPEC, "1") / "version.json").read_text())
+    assert facts["tags"]["semantic_version"] == "1.0.0"
+    store.set_alias(NAME, "challenger", "2")
+    store.set_alias(NAME, "unheard-of", "3")
+    mirror.refresh()
+    found = read_aliases(tmp_path)
+    assert found is not None
+    assert found.aliases["requirements"] == {"champion": "1", "challenger": "2"}
+    assert sorted(path.name for path in (tmp_path / NAME).iterdir()) == ["1", "2"]
+
+
+def test_a_registry_that_is_away_leaves_everything(store: MlflowStore, tmp_path: Path) -> None:
+    """With the registry the models are gone."""
+    ModelMirror(store, tmp_path).refresh()
+    before = read_aliases(tmp_path)
+
+    class Away(MlflowStore):
+        def aliases(self, model_name: str) -> dict[str, str]:
+            raise StorageError(f"{model_name}: no answer")
+
+    ModelMirror(Away(store.tracking_uri), tmp_path).refresh()
+    after = read_aliases(tmp_path)
+    assert before is not None
+    assert after is not None
+    assert after.aliases == before.aliases
+    assert after.problem == "requirements-agent-dqn: no answer"
+    assert after.written_at > before.written_at
+
+
+def test_old_versions_go_and_served_ones_stay(store: MlflowStore, tmp_path: Path) -> None:
+    """The disk fills up with every version that ever was."""
+    for number in range(10, 30):
+        (tmp_path / NAME / str(number)).mkdir(parents=True)
+    ModelMirror(store, tmp_path).refresh()
+    left = {path.name for path in (tmp_path / NAME).iterdir()}
+    assert "1" in left
+    assert len(left) <= 9
+
+
+def test_the_watch_loads_swaps_and_keeps(store: MlflowStore, tmp_path: Path) -> None:
+    """A server answers with a version that is behind no alias, or with none while one loads."""
+    watch = RegistryWatch(tmp_path, mirror=False)
+    with pytest.raises(NotReadyError, match="nothing of the model registry"):
+        watch.refresh()
+    assert watch.problem == "not asked yet"
+    mirror = ModelMirror(store, tmp_path)
+    mirror.refresh()
+    with_embedder(tmp_path)
+    watch.refresh()
+    first = watch.models.get("requirements", "champion")
+    assert first is not None
+    assert (first.semver, first.data_hash, first.mlflow_version) == ("1.0.0", "data-0", "1")
+    assert watch.problem is None
+    for number in ("2", "3", "1"):
+        store.set_alias(NAME, "champion", number)
+        mirror.refresh()
+        with_embedder(tmp_path)
+        watch.refresh()
+        now = watch.models.get("requirements", "champion")
+        assert now is not None
+        assert now.mlflow_version == number
+    # Back to a version that was in service: the same object, warm.
+    assert now is first
+
+
+def test_a_damaged_version_is_refused_and_the_old_one_answers(store: MlflowStore, tmp_path: Path) -> None:
+    """A promotion of a damaged model takes the agent down."""
+    watch, mirror = RegistryWatch(tmp_path, mirror=False), ModelMirror(store, tmp_path)
+    mirror.refresh()
+    with_embedder(tmp_path)
+    watch.refresh()
+    store.set_alias(NAME, "champion", "2")
+    mirror.refresh()
+    (version_folder(tmp_path, SPEC, "2") / "policy.onnx").write_bytes(b"damaged")
+    watch.refresh()
+    assert "not loadable as ONNX" in watch.refused["requirements champion"]
+    served = watch.models.get("requirements", "champion")
+    assert served is not None
+    assert served.semver == "1.0.0"
+    shutil.rmtree(version_folder(tmp_path, SPEC, "2"))
+    mirror.refresh()
+    with_embedder(tmp_path)
+    watch.refresh()
+    mended = watch.models.get("requirements", "champion")
+    assert mended is not None
+    assert (mended.semver, dict(watch.refused)) == ("1.1.0", {})
+
+
+def test_a_model_of_another_state_vector_is_refused(
+    store: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change of the catalogue an old model is fed numbers under other names."""
+    from dataclasses import replace
+
+    from mlops_assets.serving import models
+
+    ModelMirror(store, tmp_path).refresh()
+    with_embedder(tmp_path)
+    turned = replace(SPEC, context=SPEC.context[::-1])
+    folder = version_folder(tmp_path, SPEC, "1")
+    with pytest.raises(InputError, match="in an order that is not requirements's"):
+        models.read_served_model(turned, folder)
+    assert models.read_served_model(SPEC, folder).semver == "1.0.0"
+    (folder / "text_embedder.npz").unlink()
+    with pytest.raises(InputError, match="no text embedder"):
+        models.read_served_model(SPEC, folder)
+    monkeypatch.undo()
+
+
+def test_a_damaged_aliases_file_is_said(tmp_path: Path) -> None:
+    """A half-edited file empties the server."""
+    (tmp_path / "aliases.json").write_text('{"aliases": 1, "x": 2}')
+    with pytest.raises(InputError, match="not what the mirror of the registry writes"):
+        read_aliases(tmp_path)
