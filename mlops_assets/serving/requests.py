@@ -54,7 +54,8 @@ class DecisionRequest(BaseModel):
     @property
     def text(self) -> str:
         """The requirement's text; "" for agents that read none."""
-        return str(getattr(self, "requirement_text", ""))
+        # Not getattr: pydantic makes a slow and careful error of a field that is not there.
+        return str(self.__dict__.get("requirement_text", ""))
 
     @property
     def context_values(self) -> list[float]:

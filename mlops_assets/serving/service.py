@@ -5,6 +5,7 @@ and its adaptive batching are passed by: each costs as much as a decision, and r
 pays, at the feature store. So /readyz, /livez and /metrics are the project's own too, and mean what README says.
 """
 
+import os
 from typing import Any
 
 import bentoml
@@ -49,10 +50,15 @@ def build_service() -> Any:
         def __init__(self) -> None:
             # Here and not above: the supervisor imports this file as well, and needs nothing of this.
             from mlops_assets.foundation.settings import load_settings
+
+            settings = load_settings()
+            if settings.serving_workers == 1:
+                # One process counts in memory; with the variable, every count goes through a file.
+                os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
             from mlops_assets.serving.app import create_app
             from mlops_assets.serving.runtime import ServingRuntime
 
-            self._runtime = ServingRuntime(load_settings())
+            self._runtime = ServingRuntime(settings)
             self._runtime.start()
             api.app = create_app(self._runtime, manage=False)
 
