@@ -62,7 +62,7 @@ def compute_test_features(executions: pa.Table, through_day: date, *, first_day:
     if not known.any():
         return view.schema.empty_table()
     tests, names = encode(executions["test_id"])
-    order = np.lexsort((ended, tests))
+    order = np.lexsort((started, ended, tests))
     order = order[known[order]]
     tests, days, duration = tests[order], ended[order] // MICROSECONDS_PER_DAY, duration[order]
     status = executions["status"].take(pa.array(order))
