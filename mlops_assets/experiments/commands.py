@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Engine
 
-from mlops_assets.experiments.experiments import Experiment, all_experiments, change_experiment, create_experiment
+from mlops_assets.experiments.experiments import (
+    TREATMENT_ALIASES,
+    Experiment,
+    all_experiments,
+    change_experiment,
+    create_experiment,
+)
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, upgrade
@@ -42,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create", help="send a share of an agent's users to the challenger")
     create.add_argument("--agent", required=True, choices=list(AGENTS))
-    create.add_argument("--alias", default="challenger", help="registry alias of the treatment")
+    create.add_argument(
+        "--alias", default=TREATMENT_ALIASES[0], choices=TREATMENT_ALIASES, help="registry alias of the treatment"
+    )
     create.set_defaults(run=_create)
     share = commands.add_parser("share", help="change the treatment's share; a ramp only adds users")
     share.set_defaults(run=_share)

@@ -19,9 +19,12 @@ from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.tables import ExperimentRecord
+from mlops_assets.registry.catalogue import CHALLENGER
 
 Status = Literal["running", "paused", "stopped"]
 CREATED, CHANGED = "experiment_created", "experiment_changed"
+# What servers load beside the champion.
+TREATMENT_ALIASES = (CHALLENGER, "shadow")
 _NAME_LENGTH = 100
 
 
@@ -50,16 +53,19 @@ def create_experiment(
     treatment_share: float,
     user: str,
     now: datetime,
-    treatment_alias: str = "challenger",
+    treatment_alias: str = CHALLENGER,
     salt: str | None = None,
 ) -> Experiment:
     """Start an experiment; only one of an agent runs or pauses at a time. `salt` is drawn when it is not given.
 
     Raises:
-        InputError: the name is taken or too long, the share is no share, or the agent has an experiment already.
+        InputError: the name is taken or too long, the share is no share, no server follows the alias, or the agent has
+            an experiment already.
         SettingsError: no such agent.
     """
     agent_spec(agent)
+    if treatment_alias not in TREATMENT_ALIASES:
+        raise InputError(f"no server has the alias {treatment_alias!r}; take one of {', '.join(TREATMENT_ALIASES)}")
     if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
         raise InputError(f"an experiment cannot be called {name!r}; take 1 to {_NAME_LENGTH} printable characters")
     _require_share(treatment_share)
@@ -85,7 +91,9 @@ def create_experiment(
             session.flush()
             _audit(session, CREATED, record, user, now)
     except IntegrityError:
-        raise InputError(f"there is an experiment {name!r} already; a name is never used twice") from None
+        if name in {one.name for one in all_experiments(engine)}:
+            raise InputError(f"there is an experiment {name!r} already; a name is never used twice") from None
+        raise InputError(f"another experiment of agent {agent!r} was created at the same moment; look at it") from None
     return _experiment(record)
 
 
@@ -106,7 +114,7 @@ def change_experiment(
     if treatment_share is not None:
         _require_share(treatment_share)
     with transaction(engine) as session:
-        record = _record(session, name)
+        record = _record(session, name, lock=True)
         wanted = (record.treatment_share if treatment_share is None else treatment_share, status or record.status)
         if wanted == (record.treatment_share, record.status):
             return _experiment(record)
@@ -145,8 +153,8 @@ def _unfinished(session: Session, agent: str) -> ExperimentRecord | None:
     return session.scalars(query.limit(1)).one_or_none()
 
 
-def _record(session: Session, name: str) -> ExperimentRecord:
-    record = session.get(ExperimentRecord, name)
+def _record(session: Session, name: str, *, lock: bool = False) -> ExperimentRecord:
+    record = session.get(ExperimentRecord, name, with_for_update=lock)
     if record is None:
         known = ", ".join(session.scalars(select(ExperimentRecord.name).order_by(ExperimentRecord.name))) or "none"
         raise InputError(f"there is no experiment {name!r}; known experiments: {known}")

@@ -137,6 +137,10 @@ class ServingPolicy(_Section):
     `cache_entries` answers of `cache_ttl_seconds`. An answer is durable after `log_flush_ms`; with `log_queue_rows`
     answers not yet durable, new requests are refused. `registry_poll_ms`: how often aliases, traffic splits and tokens
     are looked up. `rate_per_second` and `rate_burst` limit each token, `max_body_bytes` and `max_batch_rows` a request.
+
+    A stream's consumer has `stream_batch` messages in hand at most; one that nobody held for `stream_claim_idle_seconds`
+    is taken over, after `stream_max_deliveries` it is given up. It waits `stream_feature_patience_seconds` for a feature
+    store that is away before it answers with default features, flagged.
     """
 
     feature_timeout_ms: Positive
@@ -151,6 +155,10 @@ class ServingPolicy(_Section):
     rate_burst: Annotated[int, Field(ge=1)]
     max_body_bytes: Annotated[int, Field(ge=1024)]
     max_batch_rows: Annotated[int, Field(ge=1)]
+    stream_batch: Annotated[int, Field(ge=1)]
+    stream_claim_idle_seconds: Positive
+    stream_max_deliveries: Annotated[int, Field(ge=1)]
+    stream_feature_patience_seconds: NotNegative
 
 
 class RetryPolicySettings(_Section):

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -274,7 +275,16 @@ class ExperimentRecord(Base):
     """One A/B test of an agent and its present traffic split; `status` is running, paused or stopped."""
 
     __tablename__ = "experiment"
-    __table_args__ = (Index(None, "agent", "status"),)
+    # One unfinished experiment of an agent, also for two that are created at once.
+    __table_args__ = (
+        Index(
+            "uq_experiment_unfinished_agent",
+            "agent",
+            unique=True,
+            sqlite_where=text("status <> 'stopped'"),
+            postgresql_where=text("status <> 'stopped'"),
+        ),
+    )
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     agent: Mapped[str] = mapped_column(String(64))
@@ -358,7 +368,8 @@ class OutcomeRecord(Base):
     reward: Mapped[float]
     done: Mapped[bool]
     best_action: Mapped[int | None]
-    action_values: Mapped[list[float] | None]
+    # Absent is NULL, not the JSON text null: queries count labels by it.
+    action_values: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
     occurred_at: Mapped[datetime]
     received_at: Mapped[datetime]
 

@@ -14,11 +14,6 @@ _SERVICE = "mlops_assets.serving.service:service"
 _QUIET: Mapping[str, str] = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # By default MLflow tries a server that stands still for a quarter of an hour.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 
 

@@ -29,7 +29,7 @@ from mlops_assets.serving.boundary import RETRY_SECONDS, Boundary, Counted, Prob
 from mlops_assets.serving.decide import Decision
 from mlops_assets.serving.explain import explain_prediction
 from mlops_assets.serving.guard import Guard
-from mlops_assets.serving.model_documents import model_card_text, served_models
+from mlops_assets.serving.model_documents import model_card_text, registered_run, served_models
 from mlops_assets.serving.outcomes import record_outcomes
 from mlops_assets.serving.parsing import parse_batch, parse_outcomes, parse_request
 from mlops_assets.serving.problems import problem_response
@@ -74,10 +74,10 @@ def create_app(runtime: ServingRuntime, *, manage: bool = True) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid_query)
     app.add_exception_handler(HTTPException, _http_error)
     # Inside of the framework's own last resort, which would answer first, and then raise what it answered.
-    app.add_middleware(Boundary, metrics=runtime.metrics)
+    app.add_middleware(Boundary)
     describe_api(app, authenticated=runtime.settings.authenticated)
     guarded = Guard(
-        Boundary(_ShortWay(app, handlers), metrics=runtime.metrics),
+        Boundary(_ShortWay(app, handlers)),
         authenticated=runtime.settings.authenticated,
         tokens=lambda: runtime.tokens,
         policy=runtime.policy,
@@ -140,7 +140,7 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
     async def explain(prediction_id: str) -> Response:
         """Return a decision with its feature values, model version, training snapshot, outcome, and shadows."""
         found = await _with_database(
-            lambda: explain_prediction(runtime.engine, _stored_text(prediction_id), runtime.log.find(prediction_id))
+            lambda: explain_prediction(runtime.readers, _stored_text(prediction_id), runtime.log.find(prediction_id))
         )
         if found is None:
             raise ProblemError(404, "Unknown prediction", f"there is no prediction {prediction_id!r} in the log")
@@ -149,14 +149,12 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
     @app.get("/models", name="models")
     async def models() -> Response:
         """List the versions in service, by agent and alias, and those that could not be taken into it."""
-        return _json({"models": served_models(runtime.registry.models), "refused": dict(runtime.registry.refused)})
+        return _json({"models": served_models(runtime.registry.models), "refused": sorted(runtime.registry.refused)})
 
     @app.get("/models/{model_name}/{version}/card", name="model_card")
     async def card(model_name: str, version: str) -> Response:
         """Return the model card of a registered version, as YAML."""
-        text = await _with_database(
-            lambda: model_card_text(runtime.engine, runtime.settings, _stored_text(model_name), _stored_text(version))
-        )
+        text = await _with_database(lambda: _card(runtime, _stored_text(model_name), _stored_text(version)))
         return Response(text, media_type="application/yaml")
 
     @app.get("/monitoring/status", name="monitoring_status")
@@ -164,26 +162,18 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
         """Summarise the decisions of the last hours by agent, version and variant."""
         end = runtime.clock.now() + timedelta(microseconds=1)
         start = end - timedelta(hours=hours)
-        groups = await _with_database(lambda: monitoring_status(runtime.engine, start, end))
+        groups = await _with_database(lambda: monitoring_status(runtime.readers, start, end))
         return _json({"start": start, "end": end, "groups": groups, "serving": _process(runtime)})
 
     @app.get("/experiments/{name}/status", name="experiment_status")
     async def experiment(name: str) -> Response:
         """Return an experiment's split and what its arms have brought."""
-
-        def find() -> dict[str, Any]:
-            try:
-                found = experiment_named(runtime.engine, _stored_text(name))
-            except InputError as error:
-                raise ProblemError(404, "Unknown experiment", str(error)) from None
-            return experiment_status(runtime.engine, found)
-
-        return _json(await _with_database(find))
+        return _json(await _with_database(lambda: _experiment(runtime, _stored_text(name))))
 
     @app.get("/experiments", name="experiments")
     async def experiments() -> Response:
         """List every experiment, the newest first."""
-        found = await _with_database(lambda: all_experiments(runtime.engine))
+        found = await _with_database(lambda: all_experiments(runtime.readers))
         return _json({"experiments": [{k: v for k, v in asdict(one).items() if k != "salt"} for one in found]})
 
 
@@ -269,6 +259,25 @@ def _stored_text(text: str) -> str:
     return text
 
 
+def _card(runtime: ServingRuntime, model_name: str, version: str) -> str:
+    try:
+        agent, run_id, semver = registered_run(runtime.readers, model_name, version)
+    except InputError as error:
+        raise ProblemError(404, "Unknown name", str(error)) from None
+    text = model_card_text(runtime.settings, agent, run_id, semver)
+    if text is None:
+        raise ProblemError(404, "No model card", f"{model_name} {semver} has no card; materialise model_card for it")
+    return text
+
+
+def _experiment(runtime: ServingRuntime, name: str) -> dict[str, Any]:
+    try:
+        found = experiment_named(runtime.readers, name)
+    except InputError as error:
+        raise ProblemError(404, "Unknown experiment", str(error)) from None
+    return experiment_status(runtime.readers, found)
+
+
 def _process(runtime: ServingRuntime) -> dict[str, Any]:
     cache = runtime.decider.cache
     return {
@@ -288,6 +297,7 @@ def _health(runtime: ServingRuntime) -> dict[str, Any]:
         "model_registry": runtime.registry.problem,
         "operational_database": runtime.database_poll.problem,
         "online_features": runtime.features.problem,
+        "prediction_log": runtime.log.problem,
         **runtime.registry.refused,
     }
     short_of = {name: text for name, text in problems.items() if text is not None}

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlops_assets.foundation.errors import InputError, MlopsError, NotReadyError, TransientError
+from mlops_assets.foundation.errors import MlopsError, NotReadyError, TransientError
 from mlops_assets.serving.metrics import ServingMetrics
 from mlops_assets.serving.outcomes import OutcomeConflictError, OutcomeFieldError, UnknownPredictionError
 from mlops_assets.serving.problems import problem_response
@@ -56,16 +56,14 @@ _REFUSALS: Mapping[type[Exception], Callable[[Any], ProblemError]] = {
     TransientError: lambda _: ProblemError(
         503, "Not available now", "a store does not answer; try again", retry_seconds=RETRY_SECONDS
     ),
-    InputError: lambda error: ProblemError(404, "Unknown name", str(error)),
 }
 
 
 class Boundary:
     """Turns every exception into a problem document; of an unexpected one the client sees an id, the log the rest."""
 
-    def __init__(self, app: ASGIApp, metrics: ServingMetrics) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or say why not."""

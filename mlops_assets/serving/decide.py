@@ -37,6 +37,8 @@ class Decision:
     row: dict[str, Any]
     model: ServedModel
     action_name: str
+    context: NDArray[np.float32]
+    features: Features
     vector: NDArray[np.float32]
     failure: str | None
 
@@ -115,13 +117,16 @@ class Decider:
         counted = experiment is not None and experiment.status == "running" and request.user_id is not None
         variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
         alias, model = CHAMPION, champion
+        status, failure = "ok" if features is not None else "degraded", None
         if variant == TREATMENT and experiment is not None:
             treatment = models.get(spec.name, experiment.treatment_alias)
             if treatment is not None:
                 alias, model = experiment.treatment_alias, treatment
+            else:
+                # In the treatment's arm, but not by its model: analyses have to tell these apart.
+                status = "fallback"
         context = np.array([request.context_values], dtype=np.float32)
         given = absent_features(spec, 1) if features is None else features
-        status, failure = "ok" if features is not None else "degraded", None
         try:
             vector, missing, q_values, cached = self._evaluate(model, context, request.text, given)
         except Exception as error:
@@ -164,7 +169,15 @@ class Decider:
         }
         row["episode_id"] = row["episode_id"] or row["prediction_id"]
         row["latency_ms"] = (time.perf_counter() - started) * 1000.0
-        return Decision(row=row, model=model, action_name=spec.actions[action], vector=vector, failure=failure)
+        return Decision(
+            row=row,
+            model=model,
+            action_name=spec.actions[action],
+            context=context[0],
+            features=given,
+            vector=vector,
+            failure=failure,
+        )
 
     def _evaluate(
         self, model: ServedModel, context: NDArray[np.float32], text: str, features: Features

@@ -5,6 +5,7 @@ dead process is taken over by a living one. What the lines mean is not known her
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from mlops_assets.foundation.files import storage_errors
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
 _LOCK = ".lock"
+_log = logging.getLogger(__name__)
 
 
 class JournalFolder:
@@ -108,12 +110,12 @@ class JournalFolder:
         return lines
 
     def _next_segment(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-        self._number += 1
+        finished, self._file = self._file, None
+        if finished is not None:
+            os.close(finished)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL
-        self._file = os.open(self.folder / f"{self._number:06d}.jsonl", flags, 0o600)
-        self._written = 0
+        self._file = os.open(self.folder / f"{self._number + 1:06d}.jsonl", flags, 0o600)
+        self._number, self._written = self._number + 1, 0
 
     def _descriptor(self) -> int:
         if self._file is None:
@@ -127,6 +129,10 @@ def abandoned_journals(root: Path) -> Iterator[JournalFolder]:
         try:
             descriptor = os.open(folder / _LOCK, os.O_RDWR)
         except FileNotFoundError:  # removed since by another process
+            continue
+        except OSError as error:
+            # Of another user, say: the others are shipped, and this one is said at every look.
+            _log.error("the journal %s cannot be taken over: %s", folder, error)
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

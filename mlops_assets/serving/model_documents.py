@@ -36,11 +36,11 @@ def served_models(models: ServedModels) -> list[dict[str, Any]]:
     ]
 
 
-def model_card_text(engine: Engine, settings: Settings, model_name: str, version: str) -> str:
-    """Return the card of a registered version: the file of this home, else of its MLflow run.
+def registered_run(engine: Engine, model_name: str, version: str) -> tuple[str, str, str]:
+    """Return agent, MLflow run and full semantic version of a registered version.
 
     Raises:
-        InputError: no such model or version, or it has no card.
+        InputError: there is no such model, or no such version; the known ones are named.
     """
     agent = next((name for name, spec in AGENTS.items() if spec.registered_model == model_name), None)
     if agent is None:
@@ -48,13 +48,16 @@ def model_card_text(engine: Engine, settings: Settings, model_name: str, version
         raise InputError(f"there is no model {model_name!r}; registered models: {known}")
     with read_transaction(engine) as session:
         record = version_record(session, model_name, version)
-        name, run_id = f"{model_name}-v{record.semver}-card.yaml", record.run_id
+        return agent, record.run_id, record.semver
+
+
+def model_card_text(settings: Settings, agent: str, run_id: str, semver: str) -> str | None:
+    """Return the card of a registered version: the file of this home, else of its MLflow run; None without one."""
+    name = f"{AGENTS[agent].registered_model}-v{semver}-card.yaml"
     local = settings.paths.reports(agent) / run_id / name
     if local.is_file():
         return local.read_text(encoding="utf-8")
     with TemporaryDirectory() as folder:
         TrainingTracker(settings.tracking_uri).download_artifact(run_id, name, Path(folder))
         fetched = Path(folder) / name
-        if not fetched.is_file():
-            raise InputError(f"{model_name} {record.semver} has no card; materialise model_card for it")
-        return fetched.read_text(encoding="utf-8")
+        return fetched.read_text(encoding="utf-8") if fetched.is_file() else None

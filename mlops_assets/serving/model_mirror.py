@@ -23,8 +23,8 @@ from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import atomic_folder, atomic_write, canonical_json
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
-from mlops_assets.registry.mlflow_store import MlflowStore
-from mlops_assets.serving.models import SERVED_ALIASES, fetch_served_model
+from mlops_assets.registry.mlflow_store import MlflowStore, be_impatient
+from mlops_assets.serving.models import SERVED_ALIASES, fetch_served_model, mirrored_run
 
 ALIASES_FILE = "aliases.json"
 # Of one model: the versions behind aliases, and some to come back to without asking the registry.
@@ -76,6 +76,7 @@ class ModelMirror:
         self._store = store
         self._root = root
         self._last = read_aliases(root) or MirroredAliases()
+        self._checked: set[tuple[str, str]] = set()
 
     def refresh(self) -> None:
         """Look once, and write down what was found; a registry that does not answer is written down too.
@@ -110,9 +111,15 @@ class ModelMirror:
 
     def _fetch(self, spec: AgentSpec, number: str) -> None:
         folder = version_folder(self._root, spec, number)
+        if folder.is_dir() and (spec.name, number) not in self._checked:
+            # Once for each: a number may be of a registry that this home had before.
+            if mirrored_run(folder) != self._store.stored_version(spec.registered_model, number).run_id:
+                shutil.rmtree(folder)
+            self._checked.add((spec.name, number))
         if not folder.is_dir():
             with atomic_folder(folder) as temporary:
                 fetch_served_model(self._store, spec, number, temporary)
+            self._checked.add((spec.name, number))
 
     def _prune(self, spec: AgentSpec, served: set[str]) -> None:
         folder = self._root / spec.registered_model
@@ -125,6 +132,7 @@ class ModelMirror:
 def main() -> int:
     """Mirror until the parent process is gone; of several on one home, one works and the others stand by."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    be_impatient()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         settings = load_settings()

@@ -102,6 +102,14 @@ def fetch_served_model(store: MlflowStore, spec: AgentSpec, number: str, folder:
     (folder / _FACTS_FILE).write_text(canonical_json(facts), encoding="utf-8")
 
 
+def mirrored_run(folder: Path) -> str | None:
+    """Return the MLflow run of the version in `folder`; None when it holds none."""
+    try:
+        return str(json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_served_model(spec: AgentSpec, folder: Path) -> ServedModel:
     """Load what `fetch_served_model` brought, warm; MLflow is not asked, nor imported.
 

@@ -59,6 +59,7 @@ class OnlineFeatures:
         self._blocks: deque[_Lookup] = deque()
         self._arrived = threading.Condition()
         self._stopping = False
+        self._late_at = -self._timeout_seconds
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._read_forever, name="online-features", daemon=True)
         self.problem: str | None = "not read yet"
@@ -128,7 +129,10 @@ class OnlineFeatures:
 
     def _expire(self, one: _Lookup) -> None:
         if not one.future.done():
-            self._failed(f"no answer within {self._timeout_seconds * 1000:.0f} ms")
+            # Requests that wait together wait for one read: its being late is one failure, however many they are.
+            if time.monotonic() - self._late_at > self._timeout_seconds / 2:
+                self._late_at = time.monotonic()
+                self._failed(f"no answer within {self._timeout_seconds * 1000:.0f} ms")
             one.future.set_result(None)
 
     def _failed(self, problem: str) -> None:
@@ -198,7 +202,8 @@ class OnlineFeatures:
 
     def _deliver(self, lookups: list[_Lookup], answers: list[Features | None], error: str) -> None:
         if error:
-            self._failed(error)
+            if not all(one.future.done() for one in lookups):
+                self._failed(error)
         elif not all(one.future.done() for one in lookups):
             # Only what came in time: a store that answers everything late is as good as none.
             if self.problem is not None:

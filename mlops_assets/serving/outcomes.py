@@ -70,6 +70,8 @@ def record_outcomes(
         for i, one in enumerate(outcomes):
             row = _row(one, decisions, i, now)
             _require_same(rows.setdefault(one.prediction_id, row), row)
+        # In one order for everybody: two requests about the same decisions would wait for each other.
+        rows = dict(sorted(rows.items()))
         known = set(_stored(session, list(rows)))
         for begin in range(0, len(rows), _KEYS_AT_ONCE):
             session.execute(_insert(session), list(rows.values())[begin : begin + _KEYS_AT_ONCE])

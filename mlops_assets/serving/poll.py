@@ -60,9 +60,11 @@ class Poll:
             self._asked_at = time.monotonic()
             try:
                 self._refresh()
-            except (MlopsError, SQLAlchemyError, OSError) as error:
-                if self._problem is None:
-                    _log.warning("%s does not answer, what is known stays in service: %s", self._name, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do, and nobody else would look
+                expected = isinstance(error, MlopsError | SQLAlchemyError | OSError)
+                if self._problem is None or not expected:
+                    what = "%s does not answer, what is known stays in service: %s"
+                    _log.warning(what, self._name, error, exc_info=not expected)
                 self._problem = str(error)
             else:
                 if self._problem is not None:

@@ -4,29 +4,22 @@ An answer is appended in memory, written to a journal file after at most `log_fl
 `kill -9`), and inserted into the database behind it, however long that is away: the disk is the queue. Inserting is
 idempotent by prediction id, so a journal may be read twice. With `log_queue_rows` answers not yet in the journal (the
 disk is full or stands still) `append` refuses, and the caller must not answer: what is answered is logged.
-
-Versions in the shadow are asked here, in batches, from the same queue: behind the answer and never in front of it.
 """
 
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.errors import InputError, StorageError, TransientError
 from mlops_assets.serving.journal import JournalFolder, abandoned_journals
-from mlops_assets.serving.models import ServedModel
 from mlops_assets.serving.prediction_rows import PREDICTION, SHADOW, decode_entry, encode_entry, insert_entries
 
 _INSERT_ROWS = 1000
@@ -35,19 +28,11 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _STOP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
+Entry = tuple[str, Mapping[str, Any]]
+
 
 class LogFull(TransientError):  # noqa: N818 - a state of the log, not a fault of the caller
     """Too many answers wait for the disk: no further request may be answered now."""
-
-
-@dataclass(frozen=True)
-class ShadowRequest:
-    """One answered request that a version in the shadow is to be asked as well."""
-
-    prediction_id: str
-    event_time: datetime
-    vector: NDArray[np.float32]
-    model: ServedModel
 
 
 class PredictionLog:
@@ -57,8 +42,8 @@ class PredictionLog:
         engine: operational database.
         root: folder of the journals of all processes.
         flush_ms: longest time that an answer is in memory only.
-        queue_rows: most answers in memory.
-        on_failure: called with the error whenever the database or a shadow version refuses.
+        queue_rows: most answers in memory; as many of the newest can be found before they are in the database.
+        on_failure: called with what refused: journal, database, or rejected (a row that is set aside).
     """
 
     def __init__(
@@ -75,56 +60,73 @@ class PredictionLog:
         self._flush_seconds = flush_ms / 1000.0
         self._queue_rows = queue_rows
         self._on_failure = on_failure
-        self._rows: deque[tuple[str, Mapping[str, Any]]] = deque()
-        self._batch: list[tuple[str, Mapping[str, Any]]] = []
-        self._shadows: deque[ShadowRequest] = deque()
-        self._unshipped: dict[str, Mapping[str, Any]] = {}
+        self._rows: deque[Entry] = deque()
+        self._shadow_rows: deque[Entry] = deque()
+        self._batch: list[Entry] = []
+        self._recent: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._appended = self._shipped = 0
+        self._journal_problem: str | None = None
+        self._database_problem: str | None = None
         self._arrived, self._written, self._stopping = threading.Event(), threading.Event(), threading.Event()
         self._journal = JournalFolder.create(root)
         self._writer = threading.Thread(target=self._write_forever, name="prediction-journal", daemon=True)
         self._shipper = threading.Thread(target=self._ship_forever, name="prediction-shipper", daemon=True)
-        self.shadow_dropped = 0
 
     def start(self) -> None:
         """Start writing."""
         self._writer.start()
         self._shipper.start()
 
-    def append(self, row: Mapping[str, Any], shadows: Sequence[ShadowRequest] = ()) -> None:
-        """Log one answer before it is given.
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log answers before they are given, all of them or none.
 
         Raises:
             LogFull: the journal does not keep up; do not answer.
         """
-        self.require_room()
-        self._unshipped[row["prediction_id"]] = row
-        self._rows.append((PREDICTION, row))
-        if len(self._shadows) + len(shadows) <= self._queue_rows:
-            self._shadows.extend(shadows)
-        else:
-            self.shadow_dropped += len(shadows)
+        self.require_room(len(rows))
+        self._appended += len(rows)
+        for row in rows:
+            self._recent[row["prediction_id"]] = row
+            self._rows.append((PREDICTION, row))
+        while len(self._recent) > self._queue_rows:
+            self._recent.popitem(last=False)
         self._arrived.set()
 
-    def require_room(self) -> None:
-        """Raise LogFull when no further answer can be logged now."""
-        if len(self._rows) >= self._queue_rows:
+    def append_shadows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log what shadows would have answered."""
+        self._shadow_rows.extend((SHADOW, row) for row in rows)
+        self._arrived.set()
+
+    def require_room(self, rows: int = 1) -> None:
+        """Raise LogFull when so many further answers cannot be logged now."""
+        if self.in_memory + rows > self._queue_rows:
             raise LogFull(
-                f"{len(self._rows)} answers wait for the disk below {self._root}; check that it can be written"
+                f"{self.in_memory} answers wait for the disk below {self._root}; check that it can be written"
             )
+        if self._writer.ident is not None and not self._writer.is_alive():
+            raise LogFull("the prediction journal has ended; start the server again")
 
     def find(self, prediction_id: str) -> Mapping[str, Any] | None:
         """Return an answer of this process that is not in the database yet."""
-        return self._unshipped.get(prediction_id)
+        return self._recent.get(prediction_id)
 
     @property
     def unshipped(self) -> int:
         """Answers of this process that are not in the database yet."""
-        return len(self._unshipped)
+        return self._appended - self._shipped
 
     @property
     def in_memory(self) -> int:
         """Answers that a `kill -9` would lose now."""
         return len(self._rows) + len(self._batch)
+
+    @property
+    def problem(self) -> str | None:
+        """Why answers are not written, or not shipped; None when all is well."""
+        for thread in (self._writer, self._shipper):
+            if thread.ident is not None and not thread.is_alive() and not self._stopping.is_set():
+                return f"the thread {thread.name} has ended"
+        return self._journal_problem or self._database_problem
 
     def stop(self) -> None:
         """Write and ship what is there, within a bound; what the database does not take stays in the journal."""
@@ -137,22 +139,39 @@ class PredictionLog:
             if thread.ident is not None:
                 thread.join(_STOP_SECONDS)
             self._written.set()
-        if not self._shipper.is_alive():
-            self._journal.close(remove=not self._unshipped and not self.in_memory)
+        if self._shipper.is_alive():
+            return
+        self._insert_unwritten()
+        self._journal.close(remove=not self.in_memory and not self._journal.read(1))
+
+    def _insert_unwritten(self) -> None:
+        """With the disk refusing to the last, the database may still take what is in memory."""
+        left = [*self._batch, *self._rows]
+        if not left:
+            return
+        try:
+            self._insert(left)
+        except (StorageError, SQLAlchemyError):
+            _log.exception("%d answers could be written neither to the journal nor to the database", len(left))
+        else:
+            self._batch.clear()
+            self._rows.clear()
 
     def _write_forever(self) -> None:
-        while not (self._stopping.is_set() and not self.in_memory and not self._shadows):
+        while not (self._stopping.is_set() and not self.in_memory and not self._shadow_rows):
             self._arrived.wait()
             # Collects what comes in the meantime: one write for all of it.
             if not self._stopping.wait(self._flush_seconds):
                 self._arrived.clear()
             try:
                 self._write_rows()
-                self._ask_shadows()
-            except StorageError as error:
+                self._journal_problem = None
+            except (StorageError, OSError) as error:
                 self._on_failure("journal")
-                _log.error("the prediction journal cannot be written: %s", error)
-                if self._stopping.wait(self._flush_seconds):
+                if self._journal_problem is None:
+                    _log.error("the prediction journal cannot be written: %s", error)
+                self._journal_problem = str(error)
+                if self._stopping.is_set():
                     return
                 self._arrived.set()
 
@@ -160,24 +179,10 @@ class PredictionLog:
         # What could not be written stays in the batch, in front of what came since.
         for _ in range(len(self._rows)):
             self._batch.append(self._rows.popleft())
-        if self._batch:
-            self._journal.append("".join(encode_entry(*entry) for entry in self._batch))
+        shadows = [self._shadow_rows.popleft() for _ in range(len(self._shadow_rows))]
+        if self._batch or shadows:
+            self._journal.append("".join(encode_entry(*entry) for entry in (*self._batch, *shadows)))
             self._batch.clear()
-            self._written.set()
-
-    def _ask_shadows(self) -> None:
-        waiting = [self._shadows.popleft() for _ in range(len(self._shadows))]
-        by_model: dict[tuple[str, str], list[ShadowRequest]] = {}
-        for request in waiting:
-            by_model.setdefault(request.model.key, []).append(request)
-        for requests in by_model.values():
-            try:
-                rows = _shadow_rows(requests)
-            except Exception:  # noqa: BLE001 - a candidate may fail in any way, and must not take the log with it
-                self._on_failure("shadow")
-                _log.exception("shadow version %s failed", requests[0].model.key)
-                continue
-            self._journal.append("".join(encode_entry(SHADOW, row) for row in rows))
             self._written.set()
 
     def _ship_forever(self) -> None:
@@ -189,12 +194,13 @@ class PredictionLog:
                     self._take_over()
                     next_look = time.monotonic() + _TAKE_OVER_SECONDS
                 shipped = self._ship(self._journal)
-                pause = 0.0
-            except (StorageError, SQLAlchemyError) as error:
+                pause, self._database_problem = 0.0, None
+            except (StorageError, SQLAlchemyError, OSError) as error:
                 self._on_failure("database")
                 pause = min(_LONGEST_PAUSE_SECONDS, max(0.1, 2 * pause))
+                self._database_problem = str(error)
                 _log.warning(
-                    "predictions wait in the journal, next try in %.1f s: %s", pause, str(error).splitlines()[0]
+                    "predictions wait in the journal, next try in %.1f s: %s", pause, str(error).partition("\n")[0]
                 )
                 shipped = 0
             if stopping and (pause or not shipped):
@@ -231,9 +237,11 @@ class PredictionLog:
             for entry in entries:
                 self._insert_or_set_aside(entry)
         journal.done(lines)
-        for kind, row in entries:
-            if kind == PREDICTION:
-                self._unshipped.pop(row["prediction_id"], None)
+        if journal is self._journal:
+            ids = [row["prediction_id"] for kind, row in entries if kind == PREDICTION]
+            self._shipped += len(ids)
+            for prediction_id in ids:
+                self._recent.pop(prediction_id, None)
         return len(lines)
 
     def _insert(self, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -258,28 +266,9 @@ class PredictionLog:
     def _set_aside(self, line: str, reason: str) -> None:
         self._on_failure("rejected")
         path = self._root / "rejected.jsonl"
-        _log.error("a log row is set aside in %s: %s", path, reason.splitlines()[0])
+        _log.error("a log row is set aside in %s: %s", path, reason.partition("\n")[0])
         with path.open("a", encoding="utf-8") as file:
             file.write(line)
-
-
-def _shadow_rows(requests: Sequence[ShadowRequest]) -> list[dict[str, Any]]:
-    model = requests[0].model
-    started = time.perf_counter()
-    values = model.policy.q_values(np.stack([request.vector for request in requests]))
-    each_ms = (time.perf_counter() - started) * 1000.0 / len(requests)
-    return [
-        {
-            "prediction_id": request.prediction_id,
-            "model_name": model.spec.registered_model,
-            "model_version": model.semver,
-            "q_values": row.tolist(),
-            "action": int(row.argmax()),
-            "latency_ms": each_ms,
-            "event_time": request.event_time,
-        }
-        for request, row in zip(requests, values, strict=True)
-    ]
 
 
 def _may_pass(error: Exception) -> bool:

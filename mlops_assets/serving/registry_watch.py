@@ -20,13 +20,14 @@ from mlops_assets.serving.model_mirror import read_aliases, version_folder
 from mlops_assets.serving.models import ServedModel, ServedModels, read_served_model
 from mlops_assets.serving.poll import Poll
 
-# The version before the present one comes back with a rollback: kept warm, it is there at once.
+# Versions that left service: one that comes back with a rollback is there at once.
 _KEPT_VERSIONS = 4
 # A look at a file; the registry itself is looked at by the mirror, at its own pace.
 _POLL_MS = 100.0
 _STALE_SECONDS = 10.0
 _RESTART_SECONDS = 2.0
 _log = logging.getLogger(__name__)
+_Key = tuple[str, str, int]
 
 
 class RegistryWatch:
@@ -35,7 +36,8 @@ class RegistryWatch:
     def __init__(self, root: Path, *, mirror: bool = True) -> None:
         self._root = root
         self._mirror = MirrorProcess() if mirror else None
-        self._warm: dict[tuple[str, str], ServedModel] = {}
+        self._warm: dict[_Key, ServedModel] = {}
+        self._unloadable: dict[_Key, str] = {}
         self._written_at = 0.0
         self._registry_problem: str | None = "not asked yet"
         self.refused: Mapping[str, str] = MappingProxyType({})
@@ -83,35 +85,64 @@ class RegistryWatch:
             return
         by_alias: dict[tuple[str, str], ServedModel] = {}
         refused = dict(found.refused)
+        wanted: set[_Key] = set()
         for spec in AGENTS.values():
             for alias, number in found.aliases.get(spec.name, {}).items():
-                model = self._version(spec, alias, number, refused)
+                key = self._key(spec, number)
+                wanted.add(key)
+                model = self._version(spec, alias, key, refused)
                 if model is not None:
                     by_alias[spec.name, alias] = model
-        for name in refused.keys() - self.refused.keys():
-            _log.error("%s is not taken into service: %s", name, refused[name])
+        self._drop_oldest(wanted)
+        for name, reason in refused.items():
+            if reason != self.refused.get(name):
+                _log.error("%s is not taken into service: %s", name, reason)
         if by_alias != self.models.by_alias:
             self.models = ServedModels(MappingProxyType(by_alias))
             _log.info("in service: %s", {" ".join(key): model.semver for key, model in by_alias.items()})
         self.refused = MappingProxyType(refused)
         self._written_at, self._registry_problem = found.written_at, found.problem
 
-    def _version(self, spec: AgentSpec, alias: str, number: str, refused: dict[str, str]) -> ServedModel | None:
-        model = self._warm.pop((spec.name, number), None)
+    def _key(self, spec: AgentSpec, number: str) -> _Key:
+        """Identity of a version's folder: also another one under the same number, from another registry."""
+        try:
+            stamp = version_folder(self._root, spec, number).stat().st_mtime_ns
+        except FileNotFoundError:
+            stamp = 0
+        return spec.name, number, stamp
+
+    def _version(self, spec: AgentSpec, alias: str, key: _Key, refused: dict[str, str]) -> ServedModel | None:
+        name = f"{spec.name} {alias}"
+        model = self._warm.pop(key, None)
+        if model is None and name not in refused:
+            # What cannot be loaded is not loaded again at every look.
+            reason = self._unloadable.get(key)
+            if reason is None:
+                model, reason = _load(spec, version_folder(self._root, spec, key[1]))
+            if model is None:
+                self._unloadable[key] = refused[name] = reason
         if model is None:
-            name = f"{spec.name} {alias}"
-            if name in refused:
-                return self.models.get(spec.name, alias)
-            try:
-                model = read_served_model(spec, version_folder(self._root, spec, number))
-            except InputError as error:
-                refused[name] = str(error)
-                return self.models.get(spec.name, alias)
-        self._warm[spec.name, number] = model
-        own = [key for key in self._warm if key[0] == spec.name]
-        for key in own[: max(0, len(own) - _KEPT_VERSIONS)]:
-            del self._warm[key]
+            return self.models.get(spec.name, alias)
+        self._warm[key] = model
         return model
+
+    def _drop_oldest(self, wanted: set[_Key]) -> None:
+        for spec in AGENTS.values():
+            idle = [key for key in self._warm if key[0] == spec.name and key not in wanted]
+            for key in idle[: max(0, len(idle) - _KEPT_VERSIONS)]:
+                del self._warm[key]
+        self._unloadable = {key: reason for key, reason in self._unloadable.items() if key in wanted}
+
+
+def _load(spec: AgentSpec, folder: Path) -> tuple[ServedModel | None, str]:
+    """Load a version, or say why not."""
+    try:
+        return read_served_model(spec, folder), ""
+    except InputError as error:
+        return None, str(error)
+    except Exception as error:  # noqa: BLE001 - a file may break the runtime in any way, and must not end the watch
+        _log.exception("%s cannot be loaded", folder)
+        return None, f"{type(error).__name__}: {error}"
 
 
 class MirrorProcess:

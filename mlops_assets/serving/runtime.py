@@ -20,18 +20,19 @@ from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
 from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
-from mlops_assets.foundation.tables import FeatureViewRecord
+from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
 from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.metrics import ServingMetrics
-from mlops_assets.serving.models import SERVED_ALIASES, ServedModel
+from mlops_assets.serving.models import SERVED_ALIASES, ServedModel, ServedModels
 from mlops_assets.serving.online_features import OnlineFeatures
 from mlops_assets.serving.poll import Poll
-from mlops_assets.serving.prediction_log import PredictionLog, ShadowRequest
+from mlops_assets.serving.prediction_log import PredictionLog
 from mlops_assets.serving.pseudonyms import pseudonymiser
 from mlops_assets.serving.registry_watch import RegistryWatch
 from mlops_assets.serving.requests import DecisionRequest
+from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
 from mlops_assets.serving.status import experiment_status
 from mlops_assets.serving.tokens import ApiToken, active_tokens
 
@@ -39,8 +40,10 @@ from mlops_assets.serving.tokens import ApiToken, active_tokens
 _SWITCH_SECONDS = 0.0005
 # A feature store that does not answer at all is not waited for longer: answers go out without it, flagged.
 _FEATURES_WARM_SECONDS = 30.0
-# Experiment gauges take a query over the log; the split itself is followed by every poll.
-_FIGURES_SECONDS = 10.0
+# Experiment gauges take a query over the log; the split itself is followed by a poll of its own.
+_FIGURES_MS = 10_000.0
+# A batch of a thousand decisions takes a fifth of a second, in which single requests would wait.
+_YIELD_DECISIONS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -58,10 +61,13 @@ class ServingRuntime:
         self.policy: ServingPolicy = load_profile(settings.policy_profile).serving
         self.engine: Engine = create_operational_engine(settings.database)
         self.metrics = ServingMetrics()
+        # Of their own: readers of a slow database must not take the connections of those that write to it.
+        self.readers: Engine = create_operational_engine(settings.database)
         self.store = open_feature_store(settings, self.engine)
         self.features = OnlineFeatures(self.store, self.policy, self.metrics.feature_wait)
         self.registry = RegistryWatch(settings.paths.served_models, mirror=mirror)
         self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
+        self._figures_poll = Poll("experiment figures", self._show_figures, _FIGURES_MS)
         self.log = PredictionLog(
             self.engine,
             settings.paths.prediction_journal,
@@ -69,6 +75,7 @@ class ServingRuntime:
             queue_rows=self.policy.log_queue_rows,
             on_failure=self.metrics.log_failed,
         )
+        self.shadows = ShadowScorer(self.log.append_shadows, self.policy.log_queue_rows, self.metrics.log_failed)
         self.decider = Decider(
             epsilon=settings.exploration_epsilon,
             cache=AnswerCache(self.policy.cache_entries, self.policy.cache_ttl_seconds),
@@ -81,10 +88,9 @@ class ServingRuntime:
         self.failures = 0
         self._clock = clock
         self._started = time.monotonic()
-        self._figures_due = 0.0
 
     def start(self) -> None:
-        """Migrate the database, start all threads, and wait for the first word of registry and database.
+        """Migrate the database, import the vendors, and start all threads; `ready` tells when decisions can be asked for.
 
         Raises:
             StorageError: the operational database does not answer.
@@ -97,7 +103,9 @@ class ServingRuntime:
         self._clock = self._clock or self._chosen_clock()
         self._add_gauges()
         self.log.start()
+        self.shadows.start()
         self.database_poll.start()
+        self._figures_poll.start()
         self.features.start()
         self.registry.start()
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -114,9 +122,13 @@ class ServingRuntime:
 
     @property
     def ready(self) -> bool:
-        """Whether an agent can be asked: a champion is in service, and features are there or given up on."""
+        """Whether an agent can be asked: a champion is in service, tokens and splits are known, features there or given up on."""
         served = any(self.registry.models.get(name, CHAMPION) is not None for name in AGENTS)
-        return served and (self.features.warm or self.uptime_seconds > _FEATURES_WARM_SECONDS)
+        return (
+            served
+            and self.database_poll.age_seconds is not None
+            and (self.features.warm or self.uptime_seconds > _FEATURES_WARM_SECONDS)
+        )
 
     def settle(self) -> None:
         """Once ready: take everything that is loaded out of the garbage collector's sight.
@@ -133,24 +145,28 @@ class ServingRuntime:
             NotReadyError: an agent has no champion.
             LogFull: the answers could not be logged.
         """
-        self.log.require_room()
+        self.log.require_room(len(requests))
         now = self.clock.now()
         features = await self._features(requests, now)
         models = self.registry.models
-        decisions = [
-            self.decider.decide(
-                request,
-                models=models,
-                experiment=self.experiments.get(request.agent),
-                features=found,
-                now=now,
-                started=started,
-                channel="http",
+        decisions: list[Decision] = []
+        for request, found in zip(requests, features, strict=True):
+            if decisions and len(decisions) % _YIELD_DECISIONS == 0:
+                await asyncio.sleep(0)
+            decisions.append(
+                self.decider.decide(
+                    request,
+                    models=models,
+                    experiment=self.experiments.get(request.agent),
+                    features=found,
+                    now=now,
+                    started=started,
+                    channel="http",
+                )
             )
-            for request, found in zip(requests, features, strict=True)
-        ]
+        self.log.append([decision.row for decision in decisions])
         for decision in decisions:
-            self._record(decision, now)
+            self._account(decision, models)
         return decisions
 
     def stop(self) -> None:
@@ -158,32 +174,32 @@ class ServingRuntime:
         self.features.stop()
         self.registry.stop()
         self.database_poll.stop()
+        self._figures_poll.stop()
+        self.shadows.stop()
         self.log.stop()
         self.engine.dispose()
+        self.readers.dispose()
 
-    def _record(self, decision: Decision, now: datetime) -> None:
+    def _account(self, decision: Decision, models: ServedModels) -> None:
         row = decision.row
-        shadows = [
-            ShadowRequest(row["prediction_id"], now, decision.vector, model)
-            for model in self._shadows(row["agent"], decision.model)
-        ]
-        self.log.append(row, shadows)
         self.metrics.answered(row, decision.vector)
         self.answers += 1
         if decision.failure is not None:
             self.failures += 1
             _log.error("the champion answered %s for a failed candidate: %s", row["prediction_id"], decision.failure)
-
-    def _shadows(self, agent: str, answered: ServedModel) -> list[ServedModel]:
-        """Versions behind other aliases than the champion's that did not answer."""
-        models = self.registry.models
-        found = {
-            model.key: model
-            for alias in SERVED_ALIASES
-            if alias != CHAMPION and (model := models.get(agent, alias)) is not None
-        }
-        champion = models.get(agent, CHAMPION)
-        return [model for model in found.values() if model.key != answered.key and model is not champion]
+        self.shadows.ask(
+            [
+                ShadowRequest(
+                    row["prediction_id"],
+                    row["event_time"],
+                    decision.context,
+                    row["requirement_text"],
+                    decision.features,
+                    model,
+                )
+                for model in _shadows(models, row["agent"], decision.model)
+            ]
+        )
 
     async def _features(self, requests: Sequence[DecisionRequest], now: datetime) -> list[Features | None]:
         if len(requests) == 1:
@@ -207,21 +223,22 @@ class ServingRuntime:
         """Look what the operational database says about experiments and tokens."""
         self.experiments = MappingProxyType(dict(unfinished_experiments(self.engine)))
         self.tokens = MappingProxyType(dict(active_tokens(self.engine, datetime.now(UTC))))
-        if self.experiments and time.monotonic() >= self._figures_due:
-            self._figures_due = time.monotonic() + _FIGURES_SECONDS
-            for experiment in self.experiments.values():
-                for variant, figures in experiment_status(self.engine, experiment)["variants"].items():
-                    self.metrics.arm(
-                        experiment.name, variant, accuracy=figures["accuracy"], reward=figures["mean_reward"]
-                    )
+
+    def _show_figures(self) -> None:
+        for experiment in self.experiments.values():
+            for variant, figures in experiment_status(self.readers, experiment)["variants"].items():
+                self.metrics.arm(experiment.name, variant, accuracy=figures["accuracy"], reward=figures["mean_reward"])
 
     def _chosen_clock(self) -> Clock:
         if not self.settings.data_clock:
             return SystemClock()
         with read_transaction(self.engine) as session:
             newest: datetime | None = session.execute(select(func.max(FeatureViewRecord.last_event_time))).scalar_one()
+            # Not back in time after a restart: what was served before has to lie before.
+            served: datetime | None = session.execute(select(func.max(PredictionRecord.event_time))).scalar_one()
         if newest is None:
             return SystemClock()
+        newest = max(newest, served or newest)
         offset = newest - datetime.now(UTC)
         _log.info("decisions take place in the time of the data, which goes on from %s", newest)
         return ShiftedClock(offset)
@@ -230,7 +247,7 @@ class ServingRuntime:
         gauge, cache, breaker = self.metrics.gauge, self.decider.cache, self.features.breaker
         gauge("ml_prediction_log_unshipped", "Answers not in the database yet.", lambda: {(): self.log.unshipped})
         gauge("ml_prediction_log_in_memory", "Answers that a kill would lose.", lambda: {(): self.log.in_memory})
-        gauge("ml_shadow_requests_dropped", "Requests no shadow was asked.", lambda: {(): self.log.shadow_dropped})
+        gauge("ml_shadow_requests_dropped", "Requests no shadow was asked.", lambda: {(): self.shadows.dropped})
         gauge("ml_answer_cache_hits", "Answers from the cache.", lambda: {(): cache.hits})
         gauge("ml_answer_cache_misses", "Answers computed.", lambda: {(): cache.misses})
         gauge(
@@ -243,6 +260,17 @@ class ServingRuntime:
     def _served(self) -> Mapping[tuple[str, ...], float]:
         by_alias: Mapping[tuple[str, str], Any] = self.registry.models.by_alias
         return {(agent, alias, model.semver): 1.0 for (agent, alias), model in by_alias.items()}
+
+
+def _shadows(models: ServedModels, agent: str, answered: ServedModel) -> list[ServedModel]:
+    """Versions behind other aliases than the champion's that did not answer."""
+    champion = models.get(agent, CHAMPION)
+    found = {
+        model.key: model
+        for alias in SERVED_ALIASES
+        if alias != CHAMPION and (model := models.get(agent, alias)) is not None
+    }
+    return [model for model in found.values() if model.key != answered.key and model is not champion]
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:

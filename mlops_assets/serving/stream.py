@@ -90,7 +90,7 @@ def consumer_of(
         decider=runtime.decider,
         engine=runtime.engine,
         clock=runtime.clock,
-        limits=ConsumerLimits(max_request_bytes=runtime.policy.max_body_bytes),
+        limits=ConsumerLimits.of(runtime.policy),
         count=metrics.count,
         on_decision=decided,
     )

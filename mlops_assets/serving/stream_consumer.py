@@ -29,6 +29,7 @@ from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError, TransientError
+from mlops_assets.foundation.profiles import ServingPolicy
 from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.models import ServedModels
@@ -54,13 +55,24 @@ class ConsumerLimits:
     features, flagged. `longest_pause_seconds`: between two tries while a store is away; shorter than the claim.
     """
 
-    batch: int = 64
-    max_request_bytes: int = 1_048_576
-    claim_idle_seconds: float = 30.0
-    max_deliveries: int = 5
-    feature_patience_seconds: float = 60.0
+    batch: int
+    max_request_bytes: int
+    claim_idle_seconds: float
+    max_deliveries: int
+    feature_patience_seconds: float
     first_pause_seconds: float = 0.1
     longest_pause_seconds: float = 5.0
+
+    @classmethod
+    def of(cls, policy: ServingPolicy) -> "ConsumerLimits":
+        """Return the bounds of a policy profile."""
+        return cls(
+            batch=policy.stream_batch,
+            max_request_bytes=policy.max_body_bytes,
+            claim_idle_seconds=policy.stream_claim_idle_seconds,
+            max_deliveries=policy.stream_max_deliveries,
+            feature_patience_seconds=policy.stream_feature_patience_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class StreamConsumer:
         decider: Decider,
         engine: Engine,
         clock: Clock,
-        limits: ConsumerLimits | None = None,
+        limits: ConsumerLimits,
         count: Callable[[str, int], None] = lambda _outcome, _messages: None,
         on_decision: Callable[[Decision], None] = lambda _decision: None,
     ) -> None:
@@ -110,7 +122,7 @@ class StreamConsumer:
         self._decider = decider
         self._engine = engine
         self._clock = clock
-        self._limits = limits or ConsumerLimits()
+        self._limits = limits
         self._count = count
         self._on_decision = on_decision
         self._in_hand: list[Message] = []

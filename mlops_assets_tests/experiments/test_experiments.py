@@ -82,3 +82,28 @@ def test_bad_input_is_refused_and_nothing_is_stored(
     assert _events(sqlite_engine) == []
     with pytest.raises(InputError, match="no experiment 'absent'; known experiments: none"):
         experiment_named(sqlite_engine, "absent")
+
+
+def test_an_alias_that_no_server_follows_is_refused(sqlite_engine: Engine) -> None:
+    """An A/B test against a model that nobody loads compares the champion with itself."""
+    with pytest.raises(InputError, match="no server has the alias 'candidate'; take one of challenger, shadow"):
+        create_experiment(
+            sqlite_engine, "x", "execution", treatment_share=0.5, treatment_alias="candidate", user="ann", now=NOW
+        )
+
+
+def test_two_that_are_created_at_once_are_one(engine: Engine) -> None:
+    """Two operators start an experiment of one agent in the same second, and its users are in both."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def create(name: str) -> bool:
+        try:
+            create_experiment(engine, name, "execution", treatment_share=0.1, user="ann", now=NOW)
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create, [f"e{i}" for i in range(8)]))
+    assert sum(made) == 1
+    assert len(unfinished_experiments(engine)) == 1

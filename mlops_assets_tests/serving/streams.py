@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mlops_assets.features.vector import column_name
 from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider
@@ -35,7 +37,13 @@ SPEC = agent_spec("execution")
 PASSWORD = "not-shown"
 # Redis is away after 1.5 s without an answer; a read waits a second for messages.
 ANSWER_SECONDS = 1.5
-LIMITS = ConsumerLimits(batch=8, claim_idle_seconds=0.4, max_deliveries=2, first_pause_seconds=0.05)
+LIMITS = replace(
+    ConsumerLimits.of(load_profile("aiwebtest").serving),
+    batch=8,
+    claim_idle_seconds=0.4,
+    max_deliveries=2,
+    first_pause_seconds=0.05,
+)
 WAIT_SECONDS = 60
 KILLER = "killer"
 

@@ -129,6 +129,8 @@ def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() ->
         "champion",
         "treatment",
     )
+    # Or its outcomes would be credited to a model that never answered.
+    assert made.row["status"] == "fallback"
 
 
 @pytest.mark.parametrize("failure", ["raises", "nan"])

@@ -23,10 +23,10 @@ def test_the_command_says_where_and_how_many() -> None:
         "--port",
         "8123",
     ]
-    environment = server_environment(settings, {"PATH": "/bin", "MLFLOW_HTTP_REQUEST_TIMEOUT": "9"})
+    environment = server_environment(settings, {"PATH": "/bin", "DO_NOT_TRACK": "yes"})
     assert environment["BENTOML_CONFIG_OPTIONS"] == "services.decisions.workers=3"
     assert environment["BENTOML_DO_NOT_TRACK"] == "True"
-    assert (environment["PATH"], environment["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("/bin", "9")
+    assert (environment["PATH"], environment["DO_NOT_TRACK"]) == ("/bin", "yes")
 
 
 def test_bad_settings_end_it_with_one_line() -> None:

@@ -172,6 +172,21 @@ def test_a_store_that_stands_still_costs_its_time_once(
     assert len(store.reads) <= 6
 
 
+def test_one_pause_is_one_failure_however_many_wait(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """A pause of a fifteenth of a second under load costs a second of answers without features."""
+    features = new_features()
+    store.open.clear()
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(first(features, i) for i in range(20)))
+
+    assert run(ask()) == [None] * 20
+    assert features.breaker.state(time.monotonic()) == "closed"
+    store.open.set()
+
+
 def test_a_store_that_is_always_late_opens_the_breaker_too(
     store: SlowStore, new_features: Callable[..., OnlineFeatures]
 ) -> None:

@@ -102,6 +102,14 @@ def test_decisions_of_an_episode_may_be_unfinished(served: Engine) -> None:
     assert record(served, told("e0", done=False), told("e1")) == (2, 0)
 
 
+def test_an_absent_label_is_null(served: Engine) -> None:
+    """Every outcome counts as labelled for a query that looks for labels."""
+    record(served, told("p0"), told("p1", best_action=0, action_values=[1.0, 0.0, 0.0, 0.0]))
+    with read_transaction(served) as session:
+        query = select(OutcomeRecord.prediction_id).where(OutcomeRecord.action_values.is_not(None))
+        assert session.scalars(query).all() == ["p1"]
+
+
 def test_many_at_once(engine: Engine) -> None:
     """A thousand outcomes are more keys than a database takes in one statement."""
     with transaction(engine) as session:

@@ -160,3 +160,35 @@ def test_a_damaged_aliases_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "aliases.json").write_text('{"aliases": 1, "x": 2}')
     with pytest.raises(InputError, match="not what the mirror of the registry writes"):
         read_aliases(tmp_path)
+
+
+def test_files_that_break_the_runtime_do_not_end_the_watch(store: MlflowStore, tmp_path: Path) -> None:
+    """One promotion of a malformed file, and no promotion or rollback is ever seen again."""
+    import onnx
+
+    watch, mirror = RegistryWatch(tmp_path, mirror=False), ModelMirror(store, tmp_path)
+    mirror.refresh()
+    with_embedder(tmp_path)
+    watch.refresh()
+    store.set_alias(NAME, "champion", "2")
+    mirror.refresh()
+    with_embedder(tmp_path)
+    path = version_folder(tmp_path, SPEC, "2") / "policy.onnx"
+    model = onnx.load(str(path))
+    model.metadata_props[0].value = "plain text"
+    onnx.save(model, str(path))
+    watch.refresh()
+    assert "requirements champion" in watch.refused
+    served = watch.models.get("requirements", "champion")
+    assert served is not None
+    assert served.semver == "1.0.0"
+
+
+def test_a_number_of_another_registry_is_fetched_anew(store: MlflowStore, tmp_path: Path) -> None:
+    """A home that meets another MLflow server serves the old server's version 1 as the new one's."""
+    ModelMirror(store, tmp_path).refresh()
+    facts = version_folder(tmp_path, SPEC, "1") / "version.json"
+    document = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**document, "run_id": "of-another-registry"}))
+    ModelMirror(store, tmp_path).refresh()
+    assert json.loads(facts.read_text()) == document

@@ -42,7 +42,14 @@ def upgrade() -> None:
         _instant("updated_at"),
         sa.PrimaryKeyConstraint("name", name="pk_experiment"),
     )
-    op.create_index("ix_experiment_agent_status", "experiment", ["agent", "status"])
+    op.create_index(
+        "uq_experiment_unfinished_agent",
+        "experiment",
+        ["agent"],
+        unique=True,
+        sqlite_where=sa.text("status <> 'stopped'"),
+        postgresql_where=sa.text("status <> 'stopped'"),
+    )
     _create_predictions()
     op.create_table(
         "outcome",

@@ -1,0 +1,121 @@
+"""Versions in the shadow: asked what was answered already, in a thread of their own. Nobody waits for them.
+
+Each builds the state vector by itself, since versions differ in how they see texts. When they do not keep up, requests
+are dropped and counted; whatever a candidate does, neither answers nor their log depend on it.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.serving.decide import Features
+from mlops_assets.serving.models import ServedModel
+
+# So many are asked in one pass; a pass of a usual network takes a millisecond.
+_PASS_ROWS = 256
+_STOP_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShadowRequest:
+    """One answered request that `model` is to be asked as well: context (C,), text, and features of length 1."""
+
+    prediction_id: str
+    event_time: datetime
+    context: NDArray[np.float32]
+    text: str
+    features: Features
+    model: ServedModel
+
+
+class ShadowScorer:
+    """Asks the shadows of one server process.
+
+    Args:
+        write: takes rows of the table `shadow_prediction`.
+        queue_rows: most requests that wait.
+        on_failure: called when a version fails.
+    """
+
+    def __init__(
+        self, write: Callable[[Sequence[Mapping[str, Any]]], None], queue_rows: int, on_failure: Callable[[str], None]
+    ) -> None:
+        self._write = write
+        self._queue_rows = queue_rows
+        self._on_failure = on_failure
+        self._waiting: deque[ShadowRequest] = deque()
+        self._arrived, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._ask_forever, name="shadows", daemon=True)
+        self.dropped = 0
+
+    def start(self) -> None:
+        """Start asking."""
+        self._thread.start()
+
+    def ask(self, requests: Sequence[ShadowRequest]) -> None:
+        """Take requests, or drop them when too many wait."""
+        if len(self._waiting) + len(requests) > self._queue_rows:
+            self.dropped += len(requests)
+            return
+        self._waiting.extend(requests)
+        if requests:
+            self._arrived.set()
+
+    def stop(self) -> None:
+        """Ask what waits, within a bound, and end."""
+        self._stopping.set()
+        self._arrived.set()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
+
+    def _ask_forever(self) -> None:
+        while self._waiting or not self._stopping.is_set():
+            if not self._waiting:
+                self._arrived.wait()
+                self._arrived.clear()
+            by_model: dict[tuple[str, str], list[ShadowRequest]] = {}
+            for _ in range(min(_PASS_ROWS, len(self._waiting))):
+                request = self._waiting.popleft()
+                by_model.setdefault(request.model.key, []).append(request)
+            for requests in by_model.values():
+                self._ask(requests)
+
+    def _ask(self, requests: list[ShadowRequest]) -> None:
+        try:
+            rows = _answers(requests)
+        except Exception:  # noqa: BLE001 - a candidate may fail in any way; in the shadow that is a finding
+            self._on_failure("shadow")
+            _log.exception("shadow version %s failed", requests[0].model.key)
+            return
+        self._write(rows)
+
+
+def _answers(requests: Sequence[ShadowRequest]) -> list[dict[str, Any]]:
+    model = requests[0].model
+    started = time.perf_counter()
+    features = {name: np.concatenate([one.features[name] for one in requests]) for name in requests[0].features}
+    context = np.stack([one.context for one in requests])
+    states = model.states(context, [one.text for one in requests], features)
+    values = model.policy.q_values(states.values)
+    each_ms = (time.perf_counter() - started) * 1000.0 / len(requests)
+    return [
+        {
+            "prediction_id": request.prediction_id,
+            "model_name": model.spec.registered_model,
+            "model_version": model.semver,
+            "q_values": row.tolist(),
+            "action": int(row.argmax()),
+            "latency_ms": each_ms,
+            "event_time": request.event_time,
+        }
+        for request, row in zip(requests, values, strict=True)
+    ]

@@ -1,0 +1,108 @@
+"""Versions in the shadow: asked for themselves, behind the answers, whatever they do."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.experiences.text_embedding import TextEmbedder
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.serving.decide import absent_features
+from mlops_assets.serving.models import ServedModel
+from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
+from mlops_assets.training.policy import GreedyPolicy
+from mlops_assets_tests.serving.served import served_model
+
+NOW = datetime(2026, 3, 6, tzinfo=UTC)
+Rows = list[Mapping[str, Any]]
+
+
+def asked(spec: AgentSpec, model: ServedModel, number: int, text: str = "") -> ShadowRequest:
+    """A request whose context is full of one number."""
+    context = np.full(len(spec.context), number / 100, dtype=np.float32)
+    return ShadowRequest(f"p{number}", NOW, context, text, absent_features(spec, 1), model)
+
+
+def scored(requests: Sequence[ShadowRequest], **options: Any) -> tuple[Rows, list[str], ShadowScorer]:
+    """Ask, and stop."""
+    rows: Rows = []
+    failures: list[str] = []
+    scorer = ShadowScorer(rows.extend, options.get("queue_rows", 1000), failures.append)
+    scorer.start()
+    scorer.ask(requests)
+    scorer.stop()
+    return rows, failures, scorer
+
+
+def computing(model: ServedModel, evaluate: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> ServedModel:
+    """The version with another runtime."""
+    size, actions = model.policy.state_size, model.policy.action_count
+    policy = GreedyPolicy(evaluate, state_size=size, action_count=actions, weights="w")
+    return replace(model, semver="9.0.0", policy=policy)
+
+
+def test_each_builds_its_own_state() -> None:
+    """A candidate that reads texts is judged on vectors of the champion's embedder."""
+    spec = AGENTS["requirements"]
+    texts = ["as a user i search for a product", "as an admin i export the data"]
+    model = served_model(spec, "2.0.0", seed=3)
+    other = replace(
+        model, semver="3.0.0", text_embedder=TextEmbedder.fit([*texts[::-1], "a third"], spec.text_dimensions, 1)
+    )
+    requests = [asked(spec, one, i, texts[i % 2]) for i in range(20) for one in (model, other)]
+    rows, failures, _ = scored(requests)
+    assert (len(rows), failures) == (40, [])
+    for request in requests:
+        states = request.model.states(request.context[None], [request.text], request.features)
+        expected = request.model.policy.q_values(states.values)[0]
+        (row,) = (
+            one
+            for one in rows
+            if one["prediction_id"] == request.prediction_id and one["model_version"] == request.model.semver
+        )
+        np.testing.assert_allclose(row["q_values"], expected, rtol=1e-5, atol=1e-5)
+        assert row["action"] == int(expected.argmax())
+
+
+def test_a_broken_one_is_a_finding_and_no_more() -> None:
+    """A candidate that fails takes the others with it."""
+    spec = AGENTS["execution"]
+    good = served_model(spec, "2.0.0")
+
+    def broken(_: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RuntimeError("no kernel")
+
+    rows, failures, _ = scored([asked(spec, one, i) for i in range(10) for one in (computing(good, broken), good)])
+    assert {row["model_version"] for row in rows} == {"2.0.0"}
+    assert len(rows) == 10
+    assert failures == ["shadow"]
+
+
+def test_who_does_not_keep_up_is_asked_less() -> None:
+    """A candidate that hangs fills the memory, or holds up the answers."""
+    spec = AGENTS["execution"]
+    gate = threading.Event()
+    model = served_model(spec, "2.0.0")
+
+    def slow(states: NDArray[np.float32]) -> NDArray[np.float32]:
+        gate.wait(10)
+        return np.zeros((len(states), len(spec.actions)), dtype=np.float32)
+
+    rows: Rows = []
+    scorer = ShadowScorer(rows.extend, 50, lambda _what: None)
+    scorer.start()
+    scorer.ask([asked(spec, computing(model, slow), 0)])
+    time.sleep(0.2)
+    begin = time.monotonic()
+    for i in range(1, 101):
+        scorer.ask([asked(spec, computing(model, slow), i)])
+    assert time.monotonic() - begin < 1.0
+    assert scorer.dropped == 50
+    gate.set()
+    scorer.stop()
+    assert len(rows) == 51
