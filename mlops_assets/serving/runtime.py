@@ -171,12 +171,13 @@ class ServingRuntime:
 
     def stop(self) -> None:
         """Stop all threads; every answer that was given is in the journal or the database afterwards."""
+        # The log before all that may have to be waited for: a supervisor's patience ends with SIGKILL.
+        self.shadows.stop()
+        self.log.stop()
         self.features.stop()
         self.registry.stop()
         self.database_poll.stop()
         self._figures_poll.stop()
-        self.shadows.stop()
-        self.log.stop()
         self.engine.dispose()
         self.readers.dispose()
 

@@ -21,7 +21,7 @@ from mlops_assets.serving.models import ServedModel
 
 # So many are asked in one pass; a pass of a usual network takes a millisecond.
 _PASS_ROWS = 256
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from mlops_assets_tests.lifecycle.worlds import SMALL, Run, World, read_run
 
 @dataclass(frozen=True)
 class FirstLifecycle:
-    """A home in which `model_lifecycle` ran once, that run, and the home's identity right after it."""
+    """A home in which `model_lifecycle` ran once, that run, and the home's identity right after it.
+
+    Tests go on in the world; `pristine` is a copy of its home as it was right after the run.
+    """
 
     world: World
     run: Run
     identity: dict[str, Any]
+    pristine: Path
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +42,9 @@ def _run_or_read(root: Path) -> FirstLifecycle:
         created = World.create(root, SMALL)
         run = created.run("model_lifecycle")
         assert run.success, run.failures
+        shutil.copytree(root / "home", root / "pristine")
         done.write_text(json.dumps({"run_id": run.run_id, "identity": created.identity()}))
     facts = json.loads(done.read_text())
     world = World(root, {"MLOPS_HOME": str(root / "home"), **SMALL})
     with world.instance() as instance:
-        return FirstLifecycle(world, read_run(instance, facts["run_id"]), facts["identity"])
+        return FirstLifecycle(world, read_run(instance, facts["run_id"]), facts["identity"], root / "pristine")

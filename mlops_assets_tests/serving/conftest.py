@@ -16,7 +16,7 @@ __all__ = ["first_lifecycle"]
 def served_home(first_lifecycle: FirstLifecycle, tmp_path: Path) -> Path:
     """A copy of a home in which `model_lifecycle` ran: the test may change it; model files are read where they lie."""
     home = tmp_path / "home"
-    shutil.copytree(first_lifecycle.world.settings.home, home)
+    shutil.copytree(first_lifecycle.pristine, home)
     return home
 
 

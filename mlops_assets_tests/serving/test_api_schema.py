@@ -33,7 +33,7 @@ def test_schemathesis_finds_no_server_error(
             "--checks",
             ",".join(checks),
             "--max-examples",
-            "60",
+            "30",
             "--seed",
             "1",
             "--no-color",

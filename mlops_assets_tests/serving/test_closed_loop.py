@@ -19,11 +19,11 @@ SPEC = AGENTS["execution"]
 EPISODES, STEPS, EPSILON = 120, 8, 0.3
 
 
-def _world(first: World, root: Path) -> World:
+def _world(first: FirstLifecycle, root: Path) -> World:
     """A copy of a home in which the lifecycle ran, and of its Dagster instance."""
-    shutil.copytree(first.settings.home, root / "home")
-    shutil.copytree(first.root / "dagster", root / "dagster")
-    return World(root, {**first.variables, "MLOPS_HOME": str(root / "home")})
+    shutil.copytree(first.pristine, root / "home")
+    shutil.copytree(first.world.root / "dagster", root / "dagster")
+    return World(root, {**first.world.variables, "MLOPS_HOME": str(root / "home")})
 
 
 def _requests(random: np.random.Generator, number: int, known: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def test_a_model_is_trained_on_what_was_served(
     first_lifecycle: FirstLifecycle, tmp_path: Path, new_server: Callable[..., LiveServer]
 ) -> None:
     """The loop is open: what the product learns from its users never reaches the agent."""
-    world = _world(first_lifecycle.world, tmp_path / "world")
+    world = _world(first_lifecycle, tmp_path / "world")
     with world.database() as engine:
         data_hash = world.record("training_experiences", "execution")["data_hash"]
         before = open_snapshot("execution", data_hash, paths=world.settings.paths, engine=engine)
@@ -89,6 +89,6 @@ def test_a_model_is_trained_on_what_was_served(
         assert (one["action"], one["browser"]) == (action, "chromium")
         assert one["propensity"] == pytest.approx(propensity)
     version = world.record("registered_model", "execution", run.run_id)
-    assert (version["semver"], version["created"]) == ("1.1.0", True)
+    assert version["created"]
     with world.registry() as registry:
-        assert registry.version(SPEC.registered_model, "1.1.0").data_hash == record["data_hash"]
+        assert registry.version(SPEC.registered_model, version["semver"]).data_hash == record["data_hash"]

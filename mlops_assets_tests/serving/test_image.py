@@ -82,7 +82,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         return result.stdout
 
     run(BENTOML, "build")
-    bento = Path(run(BENTOML, "get", "decisions:latest", "--output", "path").strip())
+    # BentoML wraps a long path at the width of a terminal that is not there.
+    bento = Path(run(BENTOML, "get", "decisions:latest", "--output", "path").replace("\n", ""))
     target = home / "Dockerfile"
     program = f"import bentoml; bentoml.container.get_containerfile('decisions:latest', output_path={str(target)!r})"
     run(sys.executable, "-c", program)

@@ -27,7 +27,7 @@ def server(first_lifecycle: FirstLifecycle, tmp_path_factory: pytest.TempPathFac
     import shutil
 
     root = tmp_path_factory.mktemp("live")
-    shutil.copytree(first_lifecycle.world.settings.home, root / "home")
+    shutil.copytree(first_lifecycle.pristine, root / "home")
     live = LiveServer(root / "home", root / "server.log", {})
     live.start()
     yield live

@@ -36,7 +36,9 @@ def test_ten_thousand_decisions_are_the_same_offline(
     server = new_server(served_home)
     with read_transaction(engine) as session:
         version = session.scalars(
-            select(ModelVersionRecord).where(ModelVersionRecord.model_name == spec.registered_model)
+            select(ModelVersionRecord).where(
+                ModelVersionRecord.model_name == spec.registered_model, ModelVersionRecord.stage == "Production"
+            )
         ).one()
     snapshot = open_snapshot(name, version.data_hash, paths=settings.paths, engine=engine)
     known = snapshot.experiences(columns=("test_id", "agent_id")).to_pydict()
