@@ -4,14 +4,12 @@ Measured with Feast 0.67, and made up for here: online reads do not enforce the 
 overwrite a newer one, incremental materialisation misses late rows, historical retrieval returns rows in any order.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from mlops_assets.features.daily import Int64
+from mlops_assets.features.light_import import hidden, unchecked_types
 from mlops_assets.features.offline import (
     count_rows,
     create_view_folder,
@@ -160,7 +159,7 @@ class FeatureStoreAdapter:
         of its own constructors' arguments, for which typeguard compiles its classes once more (4 s; and two threads that
         compile at a time upset CPython 3.11: "AST constructor recursion depth mismatch").
         """
-        with _hidden("torch"), _unchecked_types():
+        with hidden("torch"), unchecked_types():
             import feast  # noqa: F401 - for its effect
 
     @cached_property
@@ -418,42 +417,6 @@ class FeatureStoreAdapter:
 
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")
-
-
-class _Hidden(MetaPathFinder):
-    """Says of one package that it is not installed."""
-
-    def __init__(self, package: str) -> None:
-        self._package = package
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
-        """Refuse the package, and let all others be found."""
-        if fullname == self._package:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-
-@contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Hide a package from imports of the block; one that is imported already stays."""
-    finder = _Hidden(package)
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
-@contextmanager
-def _unchecked_types() -> Iterator[None]:
-    """Let classes that are defined in the block go without typeguard's instrumentation."""
-    import typeguard
-
-    checked = typeguard.typechecked
-    typeguard.typechecked = lambda target=None, **_: (lambda it: it) if target is None else target  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        typeguard.typechecked = checked
 
 
 def _plain(value: Any) -> Any:

@@ -5,18 +5,20 @@ The tables are in `tables.py`, the migrations in `migrations/`.
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.errors import SettingsError, StorageError
 from mlops_assets.foundation.files import storage_errors
+from mlops_assets.foundation.tables import Base
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -154,6 +156,16 @@ def read_transaction(engine: Engine) -> Iterator[Session]:
         if engine.dialect.name == "postgresql":
             session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
         yield session
+
+
+def insert_missing(session: Session, record: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of a table; one whose unique key is there already stays as it is, so that a second try is harmless."""
+    if not rows:
+        return
+    # The table and not the class: for rows that are never read back, the object-relational layer is half of the time.
+    table: Any = record.__table__
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    session.execute(dialect.insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
 
 
 @contextmanager

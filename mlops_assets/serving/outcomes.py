@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.agents import agent_spec
-from mlops_assets.foundation.database import transaction
+from mlops_assets.foundation.database import insert_missing, transaction
 from mlops_assets.foundation.errors import InputError, PermanentError
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
 from mlops_assets.serving.requests import OutcomeRequest
@@ -74,7 +73,7 @@ def record_outcomes(
         rows = dict(sorted(rows.items()))
         known = set(_stored(session, list(rows)))
         for begin in range(0, len(rows), _KEYS_AT_ONCE):
-            session.execute(_insert(session), list(rows.values())[begin : begin + _KEYS_AT_ONCE])
+            insert_missing(session, OutcomeRecord, list(rows.values())[begin : begin + _KEYS_AT_ONCE])
         # After the insert: what a request beside this one recorded in between is seen as well.
         for prediction_id, stored in _stored(session, list(rows)).items():
             _require_same(
@@ -146,9 +145,3 @@ def _stored(session: Session, ids: Sequence[str]) -> dict[str, OutcomeRecord]:
         query = select(OutcomeRecord).where(OutcomeRecord.prediction_id.in_(ids[begin : begin + _KEYS_AT_ONCE]))
         found |= {record.prediction_id: record for record in session.scalars(query)}
     return found
-
-
-def _insert(session: Session) -> Insert:
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(OutcomeRecord).on_conflict_do_nothing()
-    return sqlite.insert(OutcomeRecord).on_conflict_do_nothing()

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Insert
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from mlops_assets.foundation.database import insert_missing
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.tables import Base, PredictionRecord, ShadowPredictionRecord
 
@@ -19,18 +18,18 @@ _TABLES: Mapping[str, type[Base]] = {PREDICTION: PredictionRecord, SHADOW: Shado
 
 def insert_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows of the table `prediction`; a prediction that is there already stays as it is."""
-    _insert(session, PredictionRecord, rows)
+    insert_missing(session, PredictionRecord, rows)
 
 
 def insert_shadow_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows of the table `shadow_prediction`; one that is there already stays as it is."""
-    _insert(session, ShadowPredictionRecord, rows)
+    insert_missing(session, ShadowPredictionRecord, rows)
 
 
 def insert_entries(session: Session, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Insert (kind, row) entries of a journal into their tables."""
     for kind, table in _TABLES.items():
-        _insert(session, table, [row for entry_kind, row in entries if entry_kind == kind])
+        insert_missing(session, table, [row for entry_kind, row in entries if entry_kind == kind])
 
 
 def encode_entry(kind: str, row: Mapping[str, Any]) -> str:
@@ -62,16 +61,3 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     return value
-
-
-def _insert(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:
-        session.execute(_statement(session, table), [dict(row) for row in rows])
-
-
-def _statement(session: Session, record: type[Base]) -> Insert:
-    # The table and not the class: for rows that are never read back, the object-relational layer is half of the time.
-    table: Any = record.__table__
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()

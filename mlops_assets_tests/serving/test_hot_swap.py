@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,8 @@ def test_a_version_that_cannot_be_served_leaves_the_old_one(
     settings = load_settings({"MLOPS_HOME": str(served_home)})
     store = MlflowStore(settings.tracking_uri)
     server = new_server(served_home)
-    broken = register_linear_version(settings.tracking_uri, SPEC, "2.0.0", seed=7)
-    (served_home / "serving" / "models" / NAME / broken).mkdir(parents=True)
+    turned = replace(SPEC, context=SPEC.context[::-1])
+    broken = register_linear_version(settings.tracking_uri, SPEC, "2.0.0", seed=7, exported_for=turned)
     store.set_alias(NAME, "champion", broken)
     deadline = time.monotonic() + 10
     while not server.get("/models")["refused"]:

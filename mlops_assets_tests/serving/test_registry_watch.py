@@ -35,7 +35,8 @@ def with_embedder(root: Path) -> None:
     from mlops_assets.experiences.text_embedding import TextEmbedder
 
     for folder in (root / NAME).glob("[0-9]*"):
-        TextEmbedder.fit(["a text"], SPEC.text_dimensions, 0).save(folder / "text_embedder.npz")
+        if not (folder / "text_embedder.npz").exists():
+            TextEmbedder.fit(["a text"], SPEC.text_dimensions, 0).save(folder / "text_embedder.npz")
 
 
 def test_files_follow_the_aliases(store: MlflowStore, tmp_path: Path) -> None:

@@ -13,8 +13,13 @@ from mlops_assets.training.tracking import TrainingTracker
 from mlops_assets_tests.serving.served import write_linear_policy
 
 
-def register_linear_version(tracking_uri: str, spec: AgentSpec, semver: str, *, seed: int) -> str:
-    """Log and register a small policy of random weights; return MLflow's number of the version."""
+def register_linear_version(
+    tracking_uri: str, spec: AgentSpec, semver: str, *, seed: int, exported_for: AgentSpec | None = None
+) -> str:
+    """Log and register a small policy of random weights; return MLflow's number of the version.
+
+    `exported_for`: the agent as its file describes it, where that is another one.
+    """
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     store = MlflowStore(tracking_uri)
     experiment = client.get_experiment_by_name(spec.experiment)
@@ -26,7 +31,7 @@ def register_linear_version(tracking_uri: str, spec: AgentSpec, semver: str, *, 
     embedder = load_served_model(store, spec, "1").text_embedder
     with TemporaryDirectory() as folder:
         policy = Path(folder) / "policy.onnx"
-        write_linear_policy(policy, spec, weight, bias)
+        write_linear_policy(policy, exported_for or spec, weight, bias)
         values = (states @ weight + bias).astype(np.float32)
         TrainingTracker(tracking_uri).log_model(run_id, policy, spec, states, values, text_embedder=embedder)
     client.set_terminated(run_id, "FINISHED")
