@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 AGENT = "execution"
-RATES = (200, 500, 750)
+RATES = (200, 500)
 TABLE = Path(__file__).with_name("serving.md")
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

@@ -23,6 +23,7 @@ from mlops_assets.serving.journal import JournalFolder, abandoned_journals
 from mlops_assets.serving.prediction_rows import PREDICTION, SHADOW, decode_entry, encode_entry, insert_entries
 
 _INSERT_ROWS = 1000
+_SHIP_SECONDS = 0.2
 _TAKE_OVER_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
 _STOP_SECONDS = 10.0
@@ -207,9 +208,11 @@ class PredictionLog:
                 return
             if pause:
                 self._stopping.wait(pause)
-            elif not shipped:
+            elif shipped < _INSERT_ROWS:
+                # Few and larger transactions: each takes turns with decisions for the interpreter.
                 self._written.wait(_TAKE_OVER_SECONDS)
                 self._written.clear()
+                self._stopping.wait(_SHIP_SECONDS)
 
     def _take_over(self) -> None:
         for journal in abandoned_journals(self._root):
