@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx
@@ -19,6 +20,7 @@ from mlops_assets_tests.programs import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 120.0
+Result = TypeVar("Result")
 
 
 class LiveServer:
@@ -129,6 +131,12 @@ class Answers:
         return counts
 
 
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run on an event loop of its own, also where another one runs: a browser's tests leave theirs in the thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def load(
     url: str,
     make: Callable[[int], Any],
@@ -141,7 +149,7 @@ def load(
 
     `meanwhile` runs in a thread beside it; the load goes on until it is done.
     """
-    return asyncio.run(_load(url, make, rate, seconds, meanwhile))
+    return run_async(_load(url, make, rate, seconds, meanwhile))
 
 
 async def _load(

@@ -1,6 +1,5 @@
 """The door of the serving API: tokens, rates, sizes; as a function, and behind a real server."""
 
-import asyncio
 import itertools
 import json
 import socket
@@ -22,6 +21,7 @@ from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.serving.guard import Guard, TokenBuckets
 from mlops_assets.serving.problems import PROBLEM_MEDIA_TYPE
 from mlops_assets.serving.tokens import ApiToken, token_hash
+from mlops_assets_tests.serving.live import run_async
 from mlops_assets_tests.serving.loopback import served
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -89,7 +89,7 @@ class Door:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        asyncio.run(self.guard(scope, receive, send))
+        run_async(self.guard(scope, receive, send))
         self.unread = len(incoming)
         starts = [message for message in sent if message["type"] == "http.response.start"]
         assert len(starts) == 1
@@ -329,8 +329,8 @@ def test_web_sockets_are_closed_and_lifespan_passes() -> None:
         sent.append(message)
 
     guard = Door(app=app).guard
-    asyncio.run(guard({"type": "websocket", "path": "/livez", "headers": []}, receive, send))
-    asyncio.run(guard({"type": "lifespan"}, receive, send))
+    run_async(guard({"type": "websocket", "path": "/livez", "headers": []}, receive, send))
+    run_async(guard({"type": "lifespan"}, receive, send))
     assert seen == ["lifespan"]
     assert sent == [{"type": "websocket.close", "code": 1008}]
 

@@ -15,6 +15,7 @@ from mlops_assets.features.vector import column_name
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
 from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.serving.online_features import OnlineFeatures
+from mlops_assets_tests.serving.live import run_async
 
 SPEC = AGENTS["execution"]
 NOW = datetime(2026, 3, 6, tzinfo=UTC)
@@ -79,7 +80,7 @@ def new_features(store: SlowStore) -> Iterator[Callable[..., OnlineFeatures]]:
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on a loop of its own."""
-    return asyncio.run(work)
+    return run_async(work)
 
 
 def first(features: OnlineFeatures, *numbers: int) -> Coroutine[Any, Any, Any]:
