@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 from mlops_assets.foundation.errors import SettingsError, TransientError
 
 _DEFAULT_PORT = 6379
+# A host that vanishes closes no connection: without a bound, a reader waits for the kernel to give up, for minutes.
+_TIMEOUT_SECONDS = 5
 
 
 def redis_connection_string(url: str) -> str:
@@ -20,7 +22,11 @@ def redis_connection_string(url: str) -> str:
     database = parts.path.strip("/") or "0"
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
         raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}, or rediss:// for TLS")
-    options = {"db": database}
+    options = {
+        "db": database,
+        "socket_timeout": str(_TIMEOUT_SECONDS),
+        "socket_connect_timeout": str(_TIMEOUT_SECONDS),
+    }
     if parts.username:
         options["username"] = unquote(parts.username)
     if parts.password:

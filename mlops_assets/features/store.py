@@ -30,7 +30,7 @@ from mlops_assets.features.offline import (
 )
 from mlops_assets.features.point_in_time import microseconds, newest_rows, point_in_time_rows, take_rows
 from mlops_assets.features.redis_url import redis_connection_string, redis_errors
-from mlops_assets.features.vector import FeatureBlock, column_name, feature_block
+from mlops_assets.features.vector import FeatureBlock, feature_block
 from mlops_assets.features.views import (
     AGENT_CONTEXT_FEATURES,
     CREATED_TIMESTAMP,
@@ -59,6 +59,13 @@ _ONLINE_BATCH = 10_000
 _REGISTRY_SECONDS = 60
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# A module of its own, since it inherits from Feast's store: Feast imports it by this name.
+REDIS_STORE = "mlops_assets.features.redis_online_store.RoundTripRedisOnlineStore"
+
+# View, keys, features.
+_Wanted = tuple[ViewSpec, list[str], list[str]]
+# Event time in microseconds and values of one key.
+_Row = tuple[int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ class FeatureStoreAdapter:
             {"type": "sqlite", "path": str((paths.features / "online.db").absolute())}
             if redis_url is None
             # Feast's own guard on Redis drops a corrected row too, since it is as old as the stored one.
-            else {"type": "redis", "connection_string": redis_connection_string(redis_url), "skip_dedup": True}
+            else {"type": REDIS_STORE, "connection_string": redis_connection_string(redis_url), "skip_dedup": True}
         )
         self._served_views: dict[str, tuple[float, FeatureView]] = {}
         self._registry_url = registry_url or f"sqlite:///{(paths.features / 'registry.db').absolute()}"
@@ -244,7 +251,7 @@ class FeatureStoreAdapter:
     def _materialize(self, view: ViewSpec, as_of: datetime, start: datetime) -> Materialization:
         registered = self._registered(view)
         newest = newest_rows(view, read_rows(self._paths, view, start=start, end=as_of))
-        online = self._online_times(view, newest[view.key])
+        _, online = self._read_online([(view, newest[view.key].to_pylist(), [view.features[0].name])])[0]
         fresh = newest.filter(pa.array(microseconds(newest[EVENT_TIMESTAMP]) >= online))
         if fresh.num_rows:
             self._feast.write_to_online_store(view.name, df=fresh.to_pandas())
@@ -301,10 +308,10 @@ class FeatureStoreAdapter:
             SettingsError: Redis refuses the user or password.
             TransientError: Redis does not answer.
         """
+        wanted = [(v, entities[v.key].to_pylist(), [feature.name for feature in v.features]) for v in views]
         joined: dict[str, pa.Array] = {}
-        for view in views:
-            names = [feature.name for feature in view.features]
-            columns, times, invalid = self._valid_online(view, entities[view.key].to_pylist(), names, as_of)
+        for (view, _, names), (columns, times) in zip(wanted, self._read_online(wanted), strict=True):
+            invalid = _invalid(view, times, as_of)
             joined[view.timestamp_column] = pa.array(times, pa.timestamp("us", "UTC"), mask=invalid)
             for name, values in zip(names, columns, strict=True):
                 kind = view.schema.field(name).type
@@ -324,15 +331,18 @@ class FeatureStoreAdapter:
             TransientError: Redis does not answer.
         """
         keys = {TEST_EXECUTION_FEATURES.key: list(test_ids), AGENT_CONTEXT_FEATURES.key: list(agent_ids)}
+        wanted = [
+            (view, keys[view.key], [field.name for field in spec.features if field.view == view.name])
+            for view in views_of(spec)
+        ]
         found: dict[str, NDArray[Any]] = {}
-        for view in views_of(spec):
-            fields = [field for field in spec.features if field.view == view.name]
-            columns, _, invalid = self._valid_online(view, keys[view.key], [field.name for field in fields], as_of)
-            for field, values in zip(fields, columns, strict=True):
+        for (view, _, names), (columns, times) in zip(wanted, self._read_online(wanted), strict=True):
+            invalid = _invalid(view, times, as_of)
+            for name, values in zip(names, columns, strict=True):
                 # As text where it is one: numbers become NaN for None by the conversion itself.
-                array = np.array(values, dtype=object if _is_text(view, field.name) else np.float64)
+                array = np.array(values, dtype=object if _is_text(view, name) else np.float64)
                 array[invalid] = None if array.dtype == object else np.nan
-                found[column_name(field)] = array
+                found[view.column(name)] = array
         return found
 
     def get_features_for_inference(
@@ -341,46 +351,44 @@ class FeatureStoreAdapter:
         """Read the agent's online features (N, F), in training order, missing or expired ones as flagged defaults."""
         return feature_block(spec, self.online_features(spec, test_ids, agent_ids, as_of), rows=len(test_ids))
 
-    def _valid_online(
-        self, view: ViewSpec, keys: list[str], features: list[str], as_of: datetime | Sequence[datetime]
-    ) -> tuple[list[list[Any]], Int64, NDArray[np.bool_]]:
-        """Values, event times in microseconds, and where there is no row that is valid at `as_of`."""
-        with self._online_errors():
-            columns, times = self._read_online(view, keys, features)
-        moments = [as_of] if isinstance(as_of, datetime) else as_of
-        now = np.array([(moment - _BEGINNING) // _MICROSECOND for moment in moments], dtype=np.int64)
-        return columns, times, (times < 0) | (times > now) | (now - times > view.ttl // _MICROSECOND)
-
-    def _online_times(self, view: ViewSpec, keys: pa.ChunkedArray) -> Int64:
-        """Event times of the online rows (N,) in microseconds, -1 where there is none."""
-        return self._read_online(view, keys.to_pylist(), [view.features[0].name])[1]
-
-    def _read_online(self, view: ViewSpec, names: list[str], features: list[str]) -> tuple[list[list[Any]], Int64]:
-        """Values by feature and event times in microseconds, -1 without a row, of the keys `names`.
+    def _read_online(self, wanted: Sequence[_Wanted]) -> list[tuple[list[list[Any]], Int64]]:
+        """Per view: values by feature, and event times in microseconds, -1 where a key has no row.
 
         Asks the online store itself: Feast's general retrieval on top of it takes three times as long for one key.
         """
-        rows: dict[str, tuple[int, dict[str, Any]]] = {}
-        unique = list(dict.fromkeys(names))
-        for begin in range(0, len(unique), _ONLINE_BATCH):
-            batch = unique[begin : begin + _ONLINE_BATCH]
-            rows.update(zip(batch, self._ask_online(view, batch, features), strict=True))
-        times = np.fromiter((rows[name][0] for name in names), dtype=np.int64, count=len(names))
-        return [[rows[name][1].get(feature) for name in names] for feature in features], times
+        unique = [list(dict.fromkeys(keys)) for _, keys, _ in wanted]
+        rows: list[dict[str, _Row]] = [{} for _ in wanted]
+        with self._online_errors():
+            for begin in range(0, max(map(len, unique), default=0), _ONLINE_BATCH):
+                batches = [keys[begin : begin + _ONLINE_BATCH] for keys in unique]
+                answers = self._ask_online([(w[0], keys, w[2]) for w, keys in zip(wanted, batches, strict=True)])
+                for known, keys, answer in zip(rows, batches, answers, strict=True):
+                    known.update(zip(keys, map(_row, answer), strict=True))
+        return [
+            (
+                [[known[key][1].get(name) for key in keys] for name in names],
+                np.fromiter((known[key][0] for key in keys), dtype=np.int64, count=len(keys)),
+            )
+            for known, (_, keys, names) in zip(rows, wanted, strict=True)
+        ]
 
-    def _ask_online(self, view: ViewSpec, keys: list[str], features: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _ask_online(self, wanted: Sequence[_Wanted]) -> list[list[tuple[Any, Any]]]:
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        entities = [EntityKey(join_keys=[view.key], entity_values=[Value(string_val=key)]) for key in keys]
-        # A list of its own: Feast's Redis store adds to it.
-        answers = self._provider.online_read(self._feast.config, self._served_view(view), entities, list(features))
-        for moment, values in answers:
-            if moment is None or not values:
-                yield -1, {}
-                continue
-            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-            yield (aware - _BEGINNING) // _MICROSECOND, {name: _plain(value) for name, value in values.items()}
+        config = self._feast.config
+        asked = [
+            (
+                self._served_view(view),
+                [EntityKey(join_keys=[view.key], entity_values=[Value(string_val=key)]) for key in keys],
+                names,
+            )
+            for view, keys, names in wanted
+        ]
+        if self._redis_url:
+            answers: list[list[tuple[Any, Any]]] = self._provider.online_store.online_read_views(config, asked)
+            return answers
+        return [self._provider.online_read(config, view, entities, names) for view, entities, names in asked]
 
     @cached_property
     def _provider(self) -> Any:
@@ -417,6 +425,22 @@ class FeatureStoreAdapter:
 
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self._paths.features / ".feast.lock")
+
+
+def _invalid(view: ViewSpec, times: Int64, as_of: datetime | Sequence[datetime]) -> NDArray[np.bool_]:
+    """Where there is no row, or none that is valid at `as_of`."""
+    moments = [as_of] if isinstance(as_of, datetime) else as_of
+    now = np.array([(moment - _BEGINNING) // _MICROSECOND for moment in moments], dtype=np.int64)
+    return (times < 0) | (times > now) | (now - times > view.ttl // _MICROSECOND)
+
+
+def _row(answer: tuple[datetime | None, dict[str, Any] | None]) -> _Row:
+    """Event time in microseconds, -1 without a row, and values, of one key's answer by Feast."""
+    moment, values = answer
+    if moment is None or not values:
+        return -1, {}
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return (aware - _BEGINNING) // _MICROSECOND, {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -134,6 +134,19 @@ def test_what_is_served_from_redis_is_what_training_saw(
     assert not (paths.features / "online.db").exists()
 
 
+def test_one_trip_for_all_views_reads_what_feast_reads(store: FeatureStoreAdapter) -> None:
+    """Answers of one pipeline that are dealt out to the wrong view, key or feature."""
+    store.materialize(at(2.5))
+    asked = pairs(("t2", "a1"), ("t1", "ax"), ("tx", "a1"), ("t1", "a1"))
+    ours = store.online(asked, at(2.5))
+    references = [f"{view.name}:{feature.name}" for view in (TESTS, AGENTS) for feature in view.features]
+    theirs = store._feast.get_online_features(references, asked.to_pylist(), full_feature_names=True).to_dict()
+    for view in (TESTS, AGENTS):
+        for feature in view.features:
+            name = view.column(feature.name)
+            assert ours[name].to_pylist() == theirs[name], name
+
+
 def test_an_older_row_never_overwrites_a_newer_one(store: FeatureStoreAdapter) -> None:
     """A replay of last month takes today's values offline."""
     newest = {one.view: one for one in store.materialize(at(41))}
@@ -191,8 +204,9 @@ def test_expired_rows_are_flagged_defaults(store: FeatureStoreAdapter) -> None:
     assert both.values[0].tolist() == [np.float32(field.default) for field in SPEC.features]
 
 
-def test_a_server_that_is_away_is_worth_another_try(paths: ArtifactPaths) -> None:
-    """A restart of Redis fails the run for good, or prints the password into its log."""
+def test_a_server_that_is_away_is_worth_another_try(paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart of Redis fails the run for good, prints the password into its log, or is noticed seconds too late."""
+    monkeypatch.setattr("redis.retry.sleep", lambda seconds: pytest.fail(f"slept {seconds} s between its tries"))
     away = FeatureStoreAdapter(paths, redis_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}")
     away.apply()
     away.write_test_features(rows_of(TESTS, [{"key": "t1", "at": 2}]))
