@@ -23,6 +23,7 @@ from mlops_assets.serving.journal import JournalFolder
 from mlops_assets.serving.prediction_log import LogFull, PredictionLog
 from mlops_assets.serving.prediction_rows import PREDICTION, decode_entry, encode_entry
 from mlops_assets_tests.experiences.served import prediction_row
+from mlops_assets_tests.programs import wait_for
 
 SPEC = AGENTS["execution"]
 NOW = datetime(2026, 3, 6, 12, tzinfo=UTC)
@@ -55,14 +56,6 @@ def stored(engine: Engine) -> list[str]:
     """Ids in the database."""
     with read_transaction(engine) as session:
         return list(session.scalars(select(PredictionRecord.prediction_id).order_by(PredictionRecord.prediction_id)))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 def test_every_answer_is_stored_once_as_it_was(engine: Engine, new_log: Callable[..., PredictionLog]) -> None:
