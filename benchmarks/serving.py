@@ -3,9 +3,11 @@
     make run && python benchmarks/serving.py [--home .mlops] [--seconds 20] [--repeats 3] [--write]
 
 Ours runs with everything on: features from the online store (SQLite, and Redis where redis-server is installed), an A/B
-test, the prediction log. The peers get a finished state vector and keep nothing. Every server is one worker process, and
-shares two cores with the load: an open one (a request goes out at its time, whether others were answered or not), in a
-process of its own. All are measured in turn in every repeat; the table has medians. `--write` replaces benchmarks/serving.md.
+test that sends a fifth of the users to a challenger, the other version as shadow, the prediction log; no request comes
+twice, so none is answered from the cache. The peers get a finished state vector and keep nothing. Every server is one
+worker process, and shares two cores with the load: an open one (a request goes out at its time, whether others were
+answered or not), in a process of its own. All are measured in turn in every repeat; the table has medians. `--write`
+replaces benchmarks/serving.md.
 """
 
 import argparse
@@ -105,15 +107,17 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[tuple[str, int
     shutil.copytree(
         arguments.home.resolve(), home, ignore=shutil.ignore_patterns("dagster", "experiences", "dvc-remote")
     )
-    ours, peers = write_requests(arguments.home.resolve(), scratch)
+    for rate in RATES:
+        write_requests(arguments.home.resolve(), scratch, rate, int(rate * (arguments.seconds + 1)) + 1)
+    add_challenger(home)
     start_experiment(home)
     with redis_filled(home, scratch) as redis_url:
         for _ in range(arguments.repeats):
             for name, command, environment in servers(arguments.home.resolve(), home, redis_url):
-                requests = ours if name.startswith("this project") else peers
+                kind = "ours" if name.startswith("this project") else "peers"
                 with running(command, environment, scratch / "server.log") as url:
                     for rate in RATES:
-                        one = run_load(url, requests, rate, arguments.seconds)
+                        one = run_load(url, scratch / f"{kind}-{rate}.jsonl", rate, arguments.seconds)
                         results.setdefault((name, rate), []).append(one)
                         sys.stderr.write(f"{name} at {rate}/s: {one}\n")
         results["SQLite", 0] = [lookups(home, None) for _ in range(arguments.repeats)]
@@ -160,8 +164,8 @@ def champion_run(home: Path) -> str:
     return champion.run_id
 
 
-def write_requests(home: Path, scratch: Path) -> tuple[Path, Path]:
-    """5,000 requests for known tests and agents with contexts drawn over their ranges, and as many state vectors."""
+def write_requests(home: Path, scratch: Path, rate: int, count: int) -> None:
+    """Requests for known tests and agents with contexts drawn over their ranges, and as many state vectors."""
     import numpy as np
 
     from mlops_assets.features.offline import read_rows
@@ -169,14 +173,14 @@ def write_requests(home: Path, scratch: Path) -> tuple[Path, Path]:
     from mlops_assets.foundation.agents import agent_spec
     from mlops_assets.foundation.paths import ArtifactPaths
 
-    spec, paths, random = agent_spec(AGENT), ArtifactPaths(home), np.random.default_rng(0)
+    spec, paths, random = agent_spec(AGENT), ArtifactPaths(home), np.random.default_rng(rate)
     tests = read_rows(paths, TEST_EXECUTION_FEATURES, columns=["test_id"])["test_id"].unique().to_pylist()
     agents = (
         read_rows(paths, AGENT_CONTEXT_FEATURES, groups=[AGENT], columns=["agent_id"])["agent_id"].unique().to_pylist()
     )
-    ours, peers = scratch / "ours.jsonl", scratch / "peers.jsonl"
+    ours, peers = scratch / f"ours-{rate}.jsonl", scratch / f"peers-{rate}.jsonl"
     with ours.open("w") as own, peers.open("w") as other:
-        for i in range(5000):
+        for i in range(count):
             context = {field.name: float(random.uniform(field.low, field.high)) for field in spec.context}
             request = {
                 "agent": AGENT,
@@ -187,7 +191,25 @@ def write_requests(home: Path, scratch: Path) -> tuple[Path, Path]:
             }
             own.write(json.dumps(request) + "\n")
             other.write(json.dumps({"state": random.random(len(spec.state_fields)).tolist()}) + "\n")
-    return ours, peers
+
+
+def add_challenger(home: Path) -> None:
+    """A second version behind the alias `challenger`, of the champion's run: another version to load and to ask."""
+    from mlops_assets.foundation.agents import agent_spec
+    from mlops_assets.foundation.settings import load_settings
+    from mlops_assets.registry.mlflow_store import MlflowStore
+
+    spec, run_id = agent_spec(AGENT), champion_run(home)
+    store = MlflowStore(load_settings({"MLOPS_HOME": str(home)}).tracking_uri)
+    version = store.create_version(
+        spec.registered_model,
+        store.verified_model(run_id, spec),
+        run_id=run_id,
+        tags={"semantic_version": "99.0.0", "training_hash": "benchmark", "data_version": "benchmark"},
+        purpose=spec.purpose,
+        description="the champion's files again",
+    )
+    store.set_alias(spec.registered_model, "challenger", version)
 
 
 def start_experiment(home: Path) -> None:
@@ -253,7 +275,7 @@ def lookups(home: Path, redis_url: str | None) -> dict[str, Any]:
         "took.sort()\n"
         "print(json.dumps({f'p{p}': took[int(p / 100 * len(took))] for p in (50, 95, 99)}))\n"
     )
-    command = [sys.executable, "-c", code, str(home), redis_url or "", str(home.parent / "ours.jsonl")]
+    command = [sys.executable, "-c", code, str(home), redis_url or "", str(home.parent / f"ours-{RATES[-1]}.jsonl")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

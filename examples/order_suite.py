@@ -5,7 +5,8 @@
     python examples/order_suite.py report --junit results.xml   # ... and reads what its JUnit XML (or Playwright JSON) says
 
 Run it where pytest is run. `ids.txt` holds one test a line, `<classname>::<name>` as the report will name it, which for
-Playwright is `<file>::<title>`. The server is $DECISIONS_URL (http://127.0.0.1:8000), its token $DECISIONS_TOKEN.
+Playwright is `[<project>] › <file>::<title>`: a test is known by its project or browser too, as reports are ingested
+($MLOPS_IDENTITY_RULES as there). The server is $DECISIONS_URL (http://127.0.0.1:8000), its token $DECISIONS_TOKEN.
 
 A suite is one CI cycle and one episode: tests are decided one after another, since every decision counts what was queued
 before. What the agent sees of a test is made by the functions that training uses, from a small JSON history of the last
@@ -31,38 +32,45 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from mlops_assets.experiences.identity import IdentityRules
+from mlops_assets.experiences.identity import IdentityRules, load_rules
 from mlops_assets.experiences.replay.context import CycleProgress, opening_contexts
 from mlops_assets.experiences.replay.history import CycleHistory, cycle_histories
 from mlops_assets.experiences.replay.outcomes import cycle_outcomes, run_order
 from mlops_assets.experiences.replay.rewards import PriorityClass
 from mlops_assets.experiences.reports.detect import parse_report
 from mlops_assets.experiences.reports.documents import DocumentError
-from mlops_assets.experiences.reports.model import Report
+from mlops_assets.experiences.reports.model import Report, ReportedTest
 from mlops_assets.experiences.schema import EXECUTIONS
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError, MlopsError
 from mlops_assets.foundation.files import atomic_write
+from mlops_assets.foundation.settings import load_settings
 from mlops_assets.serving.client import DecisionClient, DecisionQuery, Outcome, OutcomeReceipt, ServingError
 
 SPEC = agent_spec("execution")
 # Half a year of nightly runs; older ones weigh nothing in rates that halve with every run.
 KEPT_CYCLES = 200
 NO_TESTS, REFUSED = 5, 2
+Status = Literal["failed", "passed", "skipped"]
+# Of several results of one test, the first of these that there is.
+_WORST_FIRST: tuple[Status, ...] = ("failed", "passed", "skipped")
+_PROJECT = re.compile(r"\[(?P<project>[^]]+)\] › ")
 
 
 @dataclass(frozen=True)
 class SuiteTest:
-    """One test: what its runner calls it, and how a report names it."""
+    """One test: what its runner calls it, how a report names it, and its identity, by which the online store knows it."""
 
     id: str
     suite: str
     name: str
+    project: str
+    test_id: str
 
     @property
-    def test_id(self) -> str:
-        """The identity under which the online store knows it."""
-        return IdentityRules().identity(self.suite, self.name, "").test_id
+    def names(self) -> tuple[str, str, str]:
+        """What a report has of it."""
+        return self.suite, self.name, self.project
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Run:
 
     test_id: str
     suite: str
-    status: Literal["passed", "failed", "skipped"]
+    status: Status
     duration_ms: float
 
 
@@ -113,24 +121,28 @@ class DecidedCycle:
         return [self.steps[position].test for position in chosen]
 
 
-def suite_test(node_id: str) -> SuiteTest:
+def suite_test(node_id: str, rules: IdentityRules, browser: str = "") -> SuiteTest:
     """Split `<file>::<class>::<name>` as pytest does for its JUnit XML; any other `<classname>::<name>` at its first `::`.
+
+    `[<project>] › ` before it, as Playwright lists tests, is the project or browser in which it runs; else `browser` is.
 
     Raises:
         InputError: the id has no `::`.
     """
-    path, bracket, parameters = node_id.partition("[")
-    file, separator, rest = path.partition("::")
+    prefix = _PROJECT.match(node_id)
+    project, plain = (prefix["project"], node_id[prefix.end() :]) if prefix else (browser, node_id)
+    suite, separator, name = plain.partition("::")
     if not separator:
         raise InputError(f"{node_id!r} is no test id; expected <file>::<name>, or <classname>::<name> as in the report")
-    if not file.endswith(".py"):
-        return SuiteTest(node_id, file, rest + bracket + parameters)
-    *classes, name = rest.split("::")
-    module = re.sub(r"\.py$", "", file.replace("/", "."))
-    return SuiteTest(node_id, ".".join([module, *classes]), name + bracket + parameters)
+    if suite.endswith(".py"):
+        path, bracket, parameters = name.partition("[")
+        *classes, function = path.split("::")
+        module = re.sub(r"\.py$", "", suite.replace("/", "."))
+        suite, name = ".".join([module, *classes]), function + bracket + parameters
+    return SuiteTest(node_id, suite, name, project, rules.identity(suite, name, project).test_id)
 
 
-def collect(paths: Sequence[str], options: Sequence[str]) -> list[SuiteTest]:
+def collect(paths: Sequence[str], options: Sequence[str], rules: IdentityRules, browser: str = "") -> list[SuiteTest]:
     """Ask pytest which tests there are.
 
     Raises:
@@ -141,7 +153,7 @@ def collect(paths: Sequence[str], options: Sequence[str]) -> list[SuiteTest]:
     if result.returncode not in {0, NO_TESTS}:
         raise InputError(f"pytest cannot collect the tests:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
     listed, _, _ = result.stdout.partition("\n\n")
-    return [suite_test(line) for line in listed.splitlines() if "::" in line]
+    return [suite_test(line, rules, browser) for line in listed.splitlines() if "::" in line]
 
 
 def cycle_history(
@@ -217,15 +229,10 @@ def decide(
     return DecidedCycle(history.cycle_id, started_at, tuple(steps))
 
 
-def finished(cycle: DecidedCycle, report: Report) -> tuple[Cycle, list[Outcome]]:
+def finished(cycle: DecidedCycle, report: Report, rules: IdentityRules) -> tuple[Cycle, list[Outcome]]:
     """Return the cycle as history, and the outcomes of its decisions; none where it has no price."""
-    reported = {(test.suite, test.name): test for test in report.tests}
-    found = [reported.get((step.test.suite, step.test.name)) for step in cycle.steps]
-    runs = tuple(
-        Run(step.test.test_id, step.test.suite, _status(test.status), test.duration_ms)
-        for step, test in zip(cycle.steps, found, strict=True)
-        if test is not None
-    )
+    results = _results(cycle, report, rules)
+    runs = tuple(_folded(step.test, found) for step, found in zip(cycle.steps, results, strict=True) if found)
     past = Cycle(cycle.cycle_id, cycle.started_at, runs)
     if len(runs) < len(cycle.steps) or not any(run.status == "failed" for run in runs):
         return past, []
@@ -249,7 +256,28 @@ def finished(cycle: DecidedCycle, report: Report) -> tuple[Cycle, list[Outcome]]
     ]
 
 
-def _status(text: str) -> Literal["passed", "failed", "skipped"]:
+def _results(cycle: DecidedCycle, report: Report, rules: IdentityRules) -> list[list[ReportedTest]]:
+    """Return what is reported of each step: under its test's own names, else what has its identity under no step's names."""
+    names = {step.test.names for step in cycle.steps}
+    by_names: dict[tuple[str, str, str], list[ReportedTest]] = {}
+    by_identity: dict[str, list[ReportedTest]] = {}
+    for test in report.tests:
+        key = test.suite, test.name, test.project
+        if key in names:
+            by_names.setdefault(key, []).append(test)
+        else:
+            by_identity.setdefault(rules.identity(*key).test_id, []).append(test)
+    return [by_names.get(step.test.names) or by_identity.get(step.test.test_id, []) for step in cycle.steps]
+
+
+def _folded(test: SuiteTest, found: Sequence[ReportedTest]) -> Run:
+    """Return one run of all results of a test: failed if any is, as long as all together."""
+    statuses = {_status(one.status) for one in found}
+    status = next(one for one in _WORST_FIRST if one in statuses)
+    return Run(test.test_id, test.suite, status, sum(one.duration_ms for one in found))
+
+
+def _status(text: str) -> Status:
     return "failed" if text == "failed" else "skipped" if text == "skipped" else "passed"
 
 
@@ -333,11 +361,11 @@ def order(
     return cycle
 
 
-def report(client: DecisionClient, memory: Memory, file: Path) -> OutcomeReceipt | None:
+def report(client: DecisionClient, memory: Memory, file: Path, rules: IdentityRules) -> OutcomeReceipt | None:
     """Learn from a report, and tell the server; None for a cycle without a price.
 
     Raises:
-        InputError: the file is no report, or no cycle waits for one.
+        InputError: the file is no report, or not of these tests; or no cycle waits for one.
         ServingError: the server does not answer, or refuses; a second try does no harm.
     """
     cycle = memory.waiting()
@@ -345,13 +373,24 @@ def report(client: DecisionClient, memory: Memory, file: Path) -> OutcomeReceipt
         parsed = parse_report(file.read_bytes(), "json" if file.suffix == ".json" else "xml")
     except (DocumentError, OSError) as error:
         raise InputError(f"{file} is no report: {error}") from error
-    past, outcomes = finished(cycle, parsed)
+    past, outcomes = finished(cycle, parsed, rules)
     if not past.runs:
-        raise InputError(f"{file} reports none of the {len(cycle.steps)} tests of cycle {cycle.cycle_id}")
+        raise InputError(
+            f"{file} reports none of the {len(cycle.steps)} tests of cycle {cycle.cycle_id}, as "
+            f"{cycle.steps[0].test.id!r} is one; it names {_named(parsed)}"
+        )
     memory.remember(past)
     receipt = client.post_outcomes(outcomes) if outcomes else None
     memory.reported()
     return receipt
+
+
+def _named(report: Report) -> str:
+    """Return the first test of a report as an id of `ids.txt`."""
+    if not report.tests:
+        return "no test"
+    first = report.tests[0]
+    return repr(f"{f'[{first.project}] › ' if first.project else ''}{first.suite}::{first.name}")
 
 
 def _pytest(arguments: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
@@ -367,8 +406,8 @@ def run_pytest(tests: Sequence[SuiteTest], options: Sequence[str], junit: Path) 
         return _pytest([*options, f"--junitxml={junit}", f"@{ids}"], capture=False).returncode
 
 
-def _run(arguments: argparse.Namespace, client: DecisionClient, memory: Memory) -> int:
-    tests = collect(arguments.paths, arguments.pytest_option)
+def _run(arguments: argparse.Namespace, client: DecisionClient, memory: Memory, rules: IdentityRules) -> int:
+    tests = collect(arguments.paths, arguments.pytest_option, rules, arguments.browser)
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         try:
@@ -384,24 +423,24 @@ def _run(arguments: argparse.Namespace, client: DecisionClient, memory: Memory) 
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(junit.read_bytes())
     try:
-        _say(report(client, memory, kept))
+        _say(report(client, memory, kept, rules))
     except ServingError as error:
         sys.stderr.write(f"{error}\nnot reported; again with: order_suite.py report --junit {kept}\n")
     return code
 
 
-def _order(arguments: argparse.Namespace, client: DecisionClient, memory: Memory) -> int:
+def _order(arguments: argparse.Namespace, client: DecisionClient, memory: Memory, rules: IdentityRules) -> int:
     lines = arguments.tests.read_text(encoding="utf-8").splitlines()
-    tests = [suite_test(line.strip()) for line in lines if line.strip()]
-    if len(set(tests)) < len(tests):
+    tests = [suite_test(line.strip(), rules, arguments.browser) for line in lines if line.strip()]
+    if len({test.names for test in tests}) < len(tests):
         raise InputError(f"{arguments.tests} names a test twice")
     cycle = order(client, memory, tests, arguments.project, arguments.cycle_id)
     sys.stdout.write("".join(f"{test.id}\n" for test in cycle.order(skip=arguments.skip)))
     return 0
 
 
-def _report(arguments: argparse.Namespace, client: DecisionClient, memory: Memory) -> int:
-    _say(report(client, memory, arguments.junit))
+def _report(arguments: argparse.Namespace, client: DecisionClient, memory: Memory, rules: IdentityRules) -> int:
+    _say(report(client, memory, arguments.junit, rules))
     return 0
 
 
@@ -420,7 +459,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--pytest-option", action="append", default=[], help="goes to pytest, as in --pytest-option=-x")
     run.set_defaults(run=_run)
     ordering = commands.add_parser("order", help="print the order of the tests in a file")
-    ordering.add_argument("--tests", type=Path, required=True, help="one <classname>::<name> a line")
+    ordering.add_argument("--tests", type=Path, required=True, help="one [<project>] › <classname>::<name> a line")
     ordering.set_defaults(run=_order)
     reporting = commands.add_parser("report", help="report the cycle that was ordered last")
     reporting.add_argument("--junit", type=Path, required=True, help="JUnit XML, or Playwright's JSON")
@@ -428,6 +467,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, ordering):
         command.add_argument(
             "--project", default=Path.cwd().name, help="whose tests they are; by default this folder's name"
+        )
+        command.add_argument(
+            "--browser", default="", help="project or browser, as the report has it, of the tests that name none"
         )
         command.add_argument("--cycle-id", help="unique id of this CI run; by default project and time")
         command.add_argument("--skip", action="store_true", help="leave tests of class SKIP out")
@@ -441,8 +483,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     arguments = _parser().parse_args(argv)
     url, token = environ.get("DECISIONS_URL", "http://127.0.0.1:8000"), environ.get("DECISIONS_TOKEN")
     try:
+        rules = load_rules(load_settings(environ).identity_rules)
         with DecisionClient(url, token or None) as client:
-            return int(arguments.run(arguments, client, Memory(arguments.history)))
+            return int(arguments.run(arguments, client, Memory(arguments.history), rules))
     except MlopsError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED

@@ -68,7 +68,8 @@ def write_constant_policy(path: Path, *, actions: int, value: float) -> None:
         ],
     )
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
-    facts = {"actions": list(range(actions)), "state_fields": SPEC.state_fields, "weights_hash": f"constant-{value}"}
+    names = (*SPEC.actions, "another")[:actions]
+    facts = {"actions": names, "state_fields": SPEC.state_fields, "weights_hash": f"constant-{value}"}
     helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
     save(model, str(path))
 

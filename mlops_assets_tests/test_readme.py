@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mlops_assets.foundation.agents import AGENTS
 from mlops_assets_tests.serving.conftest import first_lifecycle, new_server, served_home
 from mlops_assets_tests.serving.live import LiveServer
 
@@ -89,7 +91,9 @@ def test_history_command_ends_with_a_registered_agent(home: Path, tmp_path: Path
 def _blocks(heading: str) -> list[tuple[str, object]]:
     """The curl commands of a section, each with the JSON that README prints behind it."""
     section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    found = re.findall(r"```bash\n(curl .*?)\n```\n+(?:[^`]*?\n)?```json\n(.*?)\n```", section, flags=re.DOTALL)
+    found = re.findall(
+        r"```bash\n((?:ID=.*?\n)?curl .*?)\n```\n+(?:[^`]*?\n)?```json\n(.*?)\n```", section, flags=re.DOTALL
+    )
     return [(command, json.loads(answer)) for command, answer in found]
 
 
@@ -109,14 +113,16 @@ def test_every_documented_request_is_answered_as_printed(
     """The first thing that a user tries is refused, or answered otherwise than README says."""
     server = new_server(served_home)
     blocks = _blocks("Ask an agent")
-    assert [command.split()[2].rsplit("/", 1)[1] for command, _ in blocks] == ["predict", "outcomes", "health"]
+    routes = [re.findall(r"http://127.0.0.1:8000/(\w+)", command) for command, _ in blocks]
+    assert routes == [["predict"], ["outcomes"], ["health"]]
     identifier = ""
     for command, printed in blocks:
         local = command.replace("http://127.0.0.1:8000", server.url)
+        local = re.sub(r"^ID=\w+", f"ID={identifier}", local)
         result = subprocess.run(
             ["bash", "-c", local],
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "ID": identifier},
+            env={"PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
             check=True,
@@ -134,6 +140,7 @@ def test_every_documented_request_is_answered_as_printed(
             "variant",
             "propensity",
             "status",
+            "fallback",
             "accepted",
             "repeated",
             "short_of",
@@ -144,3 +151,22 @@ def test_every_documented_request_is_answered_as_printed(
             if name in printed:
                 assert answered[name] == printed[name], name
     assert server.get(f"/predictions/{identifier}")["outcome"]["reward"] == 12.5
+
+
+@pytest.mark.slow
+def test_the_agent_learns_from_what_it_served(served_home: Path, new_server: Callable[..., LiveServer]) -> None:
+    """README's way from outcomes to the next version ends in a refusal."""
+    server = new_server(served_home)
+    example = json.loads((ROOT / "examples" / "decision.json").read_text())
+    random = np.random.default_rng(4)
+    told = []
+    for _ in range(60):
+        context = {f.name: float(random.uniform(f.low, f.high)) for f in AGENTS["execution"].context}
+        answer = server.post("/predict", {**example, "context": context}).json()
+        told.append({"prediction_id": answer["prediction_id"], "reward": float(random.normal()), "done": True})
+    assert server.post("/outcomes", {"outcomes": told}).json()["accepted"] == 60
+    server.end()
+    command = next(line for line in commands("Ask an agent") if line.endswith("make run agent=execution"))
+    result = shell(command, served_home.parent, MLOPS_HOME=str(served_home))
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-3000:]
+    assert "60 (60 new)" in result.stdout, result.stdout[-2000:]

@@ -67,7 +67,10 @@ _BROWSER_MAJOR = re.compile(
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\s]+")
 # A key in Feast, the databases and the UI; the hash keeps two long titles with one beginning apart.
-_MAX_LENGTH = 400
+_MAX_LENGTH, _HASH_LENGTH = 400, 8
+_CUT = "… "
+MAX_TEST_ID = _MAX_LENGTH + len(_CUT) + _HASH_LENGTH
+"""Characters of the longest `test_id` that the rules make of a title."""
 # Titles with a whole page in them exist; patterns and stores get the beginning.
 _MAX_TEXT = 4_000
 _CACHED_TITLES = 65_536
@@ -220,7 +223,7 @@ def browser_name(project: str) -> str:
 def _bounded(test_id: str) -> str:
     if len(test_id) <= _MAX_LENGTH:
         return test_id
-    return f"{test_id[:_MAX_LENGTH]}… {sha256(test_id.encode()).hexdigest()[:8]}"
+    return f"{test_id[:_MAX_LENGTH]}{_CUT}{sha256(test_id.encode()).hexdigest()[:_HASH_LENGTH]}"
 
 
 def _pattern(text: str) -> str:

@@ -2,7 +2,7 @@
 
 Needed columns: `test_name`, `status`, `started_at`, `cycle_id`. Read when present: `suite`, `project`, `framework`,
 `duration_ms`, `retries`, `flaky`. A row is one finished execution, its attempts joined. The query runs as it is
-written, in a transaction that is rolled back; let it order by time, so that what was read before is recognised.
+written, read-only on SQLite and PostgreSQL; let it order by time, so that what was read before is recognised.
 """
 
 from collections import Counter
@@ -29,6 +29,7 @@ from mlops_assets.experiences.execution_rows import (
 )
 from mlops_assets.experiences.execution_source import Quarantine, SourceBatch
 from mlops_assets.experiences.identity import IdentityRules, clean
+from mlops_assets.foundation.database import make_read_only
 from mlops_assets.foundation.errors import InputError, TransientError
 
 _NEEDED = ("test_name", "status", "started_at", "cycle_id")
@@ -100,7 +101,9 @@ class TableSource:
 
     def _chunks(self, engine: Engine) -> Iterator[tuple[tuple[str, ...], int, Sequence[Sequence[Any]]]]:
         """Yield (column names, number of the first row, rows)."""
-        with self._errors(), engine.connect().execution_options(stream_results=True, no_parameters=True) as connection:
+        with self._errors(), engine.connect() as connection:
+            make_read_only(connection)
+            connection.execution_options(stream_results=True, no_parameters=True)
             result = connection.exec_driver_sql(self._query)
             names = tuple(map(str.lower, result.keys()))
             missing = [name for name in _NEEDED if name not in names]

@@ -9,6 +9,7 @@ from mlops_assets.foundation.errors import SettingsError, TransientError
 _DEFAULT_PORT = 6379
 # A host that vanishes closes no connection: without a bound, a reader waits for the kernel to give up, for minutes.
 _TIMEOUT_SECONDS = 5
+_ENCODE = "in the password, write # as %23, / as %2F, ? as %3F, and @ as %40"
 
 
 def redis_connection_string(url: str) -> str:
@@ -17,11 +18,18 @@ def redis_connection_string(url: str) -> str:
     Raises:
         SettingsError: not a Redis URL, or a password that Feast's form cannot hold; the password is not shown.
     """
-    form = "redis://[user:password@]host[:port][/db]"
-    parts = urlsplit(url)
+    form = "redis://[user:password@]host[:port][/db], or rediss:// for TLS"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORT
+    except ValueError:
+        # What Python says of it quotes the URL, or what it takes for the port: the beginning of a password with a #.
+        raise SettingsError(f"the Redis URL is not of the form {form}; {_ENCODE}") from None
     database = parts.path.strip("/") or "0"
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
-        raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}, or rediss:// for TLS")
+        raise SettingsError(f"the Redis URL of host {parts.hostname!r} is not of the form {form}")
+    if "@" in parts.query + parts.fragment:
+        raise SettingsError(f"the Redis URL has its host behind a # or ?; {_ENCODE}")
     options = {
         "db": database,
         "socket_timeout": str(_TIMEOUT_SECONDS),
@@ -37,8 +45,7 @@ def redis_connection_string(url: str) -> str:
         raise SettingsError(
             f"the Redis user or password of host {parts.hostname!r} has a comma, which Feast cannot take"
         )
-    head = f"{parts.hostname}:{parts.port or _DEFAULT_PORT}"
-    return ",".join([head, *(f"{name}={value}" for name, value in options.items())])
+    return ",".join([f"{parts.hostname}:{port}", *(f"{name}={value}" for name, value in options.items())])
 
 
 @contextmanager

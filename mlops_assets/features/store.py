@@ -4,7 +4,6 @@ Measured with Feast 0.67, and made up for here: online reads do not enforce the 
 overwrite a newer one, incremental materialisation misses late rows, historical retrieval returns rows in any order.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -155,7 +154,7 @@ class FeatureStoreAdapter:
             # Feast's own guard on Redis drops a corrected row too, since it is as old as the stored one.
             else {"type": REDIS_STORE, "connection_string": redis_connection_string(redis_url), "skip_dedup": True}
         )
-        self._served_views: dict[str, tuple[float, FeatureView]] = {}
+        self._served_views: dict[str, FeatureView] = {}
         self._registry_url = registry_url or f"sqlite:///{(paths.features / 'registry.db').absolute()}"
 
     @staticmethod
@@ -397,12 +396,15 @@ class FeatureStoreAdapter:
         return get_provider(self._feast.config)
 
     def _served_view(self, view: ViewSpec) -> "FeatureView":
-        """The registered view, looked up again as often as Feast itself would."""
+        """The registered view, looked up once: a view changes with the code, and a reader started anew.
+
+        Not again and again, as Feast does: with its registry in the operational database, online features would be
+        away whenever that is.
+        """
         known = self._served_views.get(view.name)
-        if known is None or time.monotonic() - known[0] > _REGISTRY_SECONDS:
-            known = time.monotonic(), self._registered(view)
-            self._served_views[view.name] = known
-        return known[1]
+        if known is None:
+            known = self._served_views[view.name] = self._registered(view)
+        return known
 
     def _registered(self, view: ViewSpec) -> "FeatureView":
         with self._unregistered_is_not_ready():

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.errors import SettingsError, StorageError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LOCK_WAIT_SECONDS = 60
 _LOCK_POLL_SECONDS = 0.02
 _CONNECT_SECONDS = 10
+_SILENCE_SECONDS = 10
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Keys of PostgreSQL advisory locks are one namespace per database; "mlops" in ASCII, then a number.
 _MIGRATION_LOCK = 0x6D6C6F7073 * 256 + 1
@@ -53,6 +55,11 @@ _WRITE_REFUSALS = {
     "deadlock detected": "two transactions waited for each other: try again",
 }
 
+_MAKE_READ_ONLY: Mapping[str, Sequence[str]] = {
+    "sqlite": ["PRAGMA query_only=ON"],
+    "postgresql": ["SET TRANSACTION READ ONLY", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"],
+}
+
 
 def create_operational_engine(url: str) -> Engine:
     """Make the engine; nothing is opened or created before the first use.
@@ -72,6 +79,12 @@ def create_operational_engine(url: str) -> Engine:
             connect_args={
                 "connect_timeout": _CONNECT_SECONDS,
                 "application_name": "mlops_assets",
+                # A host that vanishes closes no connection: without them, a reader waits for the kernel, a quarter of
+                # an hour.
+                "keepalives_idle": _SILENCE_SECONDS,
+                "keepalives_interval": 1,
+                "keepalives_count": _SILENCE_SECONDS,
+                "tcp_user_timeout": 1000 * _SILENCE_SECONDS,
                 "options": f"-c lock_timeout={_LOCK_WAIT_SECONDS}s -c timezone=UTC",
             },
         )
@@ -168,18 +181,39 @@ def insert_missing(session: Session, record: type[Base], rows: Sequence[Mapping[
     session.execute(dialect.insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
 
 
+def make_read_only(connection: Connection) -> None:
+    """Let whatever somebody else's query says change nothing, on SQLite and PostgreSQL; elsewhere it can.
+
+    A transaction that is rolled back is not enough: SQLite commits a DROP at once, and a query may end its transaction.
+    """
+    for statement in _MAKE_READ_ONLY.get(connection.dialect.name, ()):
+        connection.exec_driver_sql(statement)
+
+
 @contextmanager
 def storage_refusals(engine: Engine) -> Iterator[None]:
     """Turn the refusals of a database (full, read-only, locked, away) into a `StorageError` with advice."""
     try:
         yield
-    except (DBAPIError, sqlite3.DatabaseError) as error:  # SQLAlchemy does not wrap what `_prepare_sqlite` raises
-        reason = str(error.orig if isinstance(error, DBAPIError) else error)
+    # SQLAlchemy does not wrap what `_prepare_sqlite` raises, and a pool without a free connection raises its own.
+    except (DBAPIError, sqlite3.DatabaseError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = str(cause)
         advice = next((advice for sign, advice in _WRITE_REFUSALS.items() if sign in reason.lower()), None)
+        if advice is None and _is_out_of_reach(cause):
+            advice = "it cannot be reached now: try again, and see that the server is up and has free connections"
         if advice is None:
             raise
         shown = engine.url.render_as_string(hide_password=True)
         raise StorageError(f"operational database {shown}: {advice} ({reason.strip()})") from error
+
+
+def _is_out_of_reach(cause: BaseException | None) -> bool:
+    """Whether there is no connection, for whatever reason: the driver's errors from the server have a code."""
+    kind = type(cause).__name__
+    return isinstance(cause, PoolTimeoutError) or (
+        kind in {"OperationalError", "InterfaceError"} and getattr(cause, "pgcode", "") is None
+    )
 
 
 def upgrade(engine: Engine) -> None:

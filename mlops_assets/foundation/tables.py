@@ -300,7 +300,8 @@ class PredictionRecord(Base):
     """One served decision, logged once, with everything that made it.
 
     `state` is the ordered vector that the network saw, float32 little-endian; its first entries are the context. `status`
-    is `ok`, `degraded` (answered without online features) or `fallback` (the champion answered for a failed candidate).
+    is `ok` or `degraded` (answered without online features). `fallback` says why the champion answered a user of the
+    treatment: its model `failed` on the request, or was `absent`; else it is NULL.
     `channel` is http or stream. `user_hash` is a pseudonym.
     """
 
@@ -315,7 +316,8 @@ class PredictionRecord(Base):
     event_time: Mapped[datetime]
     agent: Mapped[str] = mapped_column(String(64))
     agent_id: Mapped[str]
-    test_id: Mapped[str]
+    # As long as test identities may be.
+    test_id: Mapped[str] = mapped_column(String(512))
     requirement_id: Mapped[str]
     requirement_text: Mapped[str] = mapped_column(Text)
     episode_id: Mapped[str]
@@ -339,6 +341,7 @@ class PredictionRecord(Base):
     latency_ms: Mapped[float]
     cached: Mapped[bool]
     status: Mapped[str] = mapped_column(String(16))
+    fallback: Mapped[str | None] = mapped_column(String(16))
     channel: Mapped[str] = mapped_column(String(16))
 
 

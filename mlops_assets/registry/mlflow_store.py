@@ -5,6 +5,7 @@ deprecated, so the lifecycle lives in aliases and in the version tag `stage`.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ _INVALID = "INVALID_PARAMETER_VALUE"
 _PROBE_ROWS = 3
 _FLAVOUR = "onnx"
 POLICY_FILE = "policy.onnx"
+_PASSWORD = re.compile(r"(://[^\s/:@]*):\S*@")
 
 
 @dataclass(frozen=True)
@@ -254,9 +256,11 @@ class MlflowStore:
         # A database that MLflow cannot even open speaks for itself.
         except (MlflowException, SQLAlchemyError) as error:
             raise StorageError(
-                f"MLflow at {self.tracking_uri} did not do what it was asked ({str(error).splitlines()[0]}); "
-                "check that it runs and can write, then try again"
-            ) from error
+                _without_passwords(
+                    f"MLflow at {self.tracking_uri} did not do what it was asked ({str(error).splitlines()[0]}); "
+                    "check that it runs and can write, then try again"
+                )
+            ) from _showable(error)
 
     def _run(self, client: "MlflowClient", run_id: str) -> "Run":
         from mlflow.exceptions import MlflowException
@@ -266,9 +270,10 @@ class MlflowStore:
         except MlflowException as error:
             if error.error_code != _ABSENT:
                 raise
+            store = _without_passwords(self.tracking_uri)
             raise InputError(
-                f"MLflow at {self.tracking_uri} has no run {run_id!r}; train first, or check MLFLOW_TRACKING_URI"
-            ) from error
+                f"MLflow at {store} has no run {run_id!r}; train first, or check MLFLOW_TRACKING_URI"
+            ) from _showable(error)
 
     def _load(self, uri: str) -> LoadedModel:
         with tempfile.TemporaryDirectory() as scratch:
@@ -281,6 +286,7 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model
 
+        shown = _without_passwords(uri)
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 found = Path(
@@ -290,13 +296,14 @@ class MlflowStore:
                 )
                 flavours = Model.load(str(found)).flavors
             except (MlflowException, OSError) as error:
-                raise InputError(f"the model at {uri} is not there ({error}); train again") from error
+                reason = _without_passwords(str(error))
+                raise InputError(f"the model at {shown} is not there ({reason}); train again") from _showable(error)
             if _FLAVOUR not in flavours:
                 names = ", ".join(sorted(flavours))
-                raise InputError(f"the model at {uri} is logged as {names}, expected {_FLAVOUR}; train again")
+                raise InputError(f"the model at {shown} is logged as {names}, expected {_FLAVOUR}; train again")
             policy, embedder = found / flavours[_FLAVOUR]["data"], found / TEXT_EMBEDDER_FILE
             if not policy.is_file():
-                raise InputError(f"the model at {uri} is not there (no {policy.name}); train again")
+                raise InputError(f"the model at {shown} is not there (no {policy.name}); train again")
             shutil.copyfile(policy, folder / POLICY_FILE)
             if embedder.is_file():
                 shutil.copyfile(embedder, folder / TEXT_EMBEDDER_FILE)
@@ -330,7 +337,18 @@ def read_served(folder: Path) -> LoadedModel:
     )
 
 
+def _without_passwords(text: str) -> str:
+    """Mask the password of every URI in the text: what MLflow refuses, it quotes, with the path that it asked for."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _showable(error: Exception) -> Exception | None:
+    """Give the error as a cause, unless a traceback would show a password with it."""
+    return error if _without_passwords(str(error)) == str(error) else None
+
+
 def _probe(policy: GreedyPolicy, uri: str, spec: AgentSpec) -> None:
+    uri = _without_passwords(uri)
     expected = (len(spec.state_fields), len(spec.actions))
     if (policy.state_size, policy.action_count) != expected:
         raise InputError(

@@ -11,6 +11,9 @@ from mlops_assets.foundation.settings import Settings, load_settings
 
 REFUSED = 2
 _SERVICE = "mlops_assets.serving.service:service"
+# Longer than proxies and clients keep a connection: closed by the server while a request is on its way, it is an error
+# that nobody can tell from a request that was answered.
+_KEEP_ALIVE_SECONDS = 75
 _QUIET: Mapping[str, str] = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
@@ -27,6 +30,8 @@ def server_command(settings: Settings) -> list[str]:
         settings.serving_host,
         "--port",
         str(settings.serving_port),
+        "--timeout-keep-alive",
+        str(_KEEP_ALIVE_SECONDS),
     ]
 
 

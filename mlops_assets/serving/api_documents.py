@@ -40,7 +40,10 @@ class DecisionAnswer(BaseModel):
     propensity: float = Field(description="Probability with which the served policy took this action.")
     explored: bool
     cached: bool
-    status: str = Field(description="ok, degraded (without online features), fallback (the champion answered).")
+    status: str = Field(description="ok, or degraded: without online features.")
+    fallback: str | None = Field(
+        description="Why the champion answered a user of the treatment: its model failed, or is absent."
+    )
     missing_features: list[str] = Field(description="Features that were missing or expired: defaults stood for them.")
     latency_ms: float
     timestamp: str

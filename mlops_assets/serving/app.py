@@ -234,6 +234,7 @@ def _answer(decision: Decision) -> dict[str, Any]:
         "explored": row["explored"],
         "cached": row["cached"],
         "status": row["status"],
+        "fallback": row["fallback"],
         "missing_features": row["missing_features"],
         "latency_ms": row["latency_ms"],
         "timestamp": row["event_time"],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlops_assets.features.decision_table import fixed_lists
 from mlops_assets.features.vector import column_name, state_vector
 from mlops_assets.foundation.agents import AgentSpec
-from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.errors import InputError, MlopsError, TransientError
 from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import digest
 from mlops_assets.foundation.paths import ArtifactPaths
@@ -127,6 +127,7 @@ def score_batch(
 
     Raises:
         InputError: a file of the input cannot be read, or changed meanwhile; nothing is published.
+        TransientError: the features changed meanwhile; nothing is published.
         NotReadyError: the online store was never set up.
         StorageError: the disk is full or read-only.
     """
@@ -156,12 +157,12 @@ def score_batch(
                     report.add(answers.tally)
                     network_seconds += answers.network_seconds
             finally:
-                changed = batch.changed()
-                if changed:
-                    # Nobody knows which rows were read: before, after, or some of both.
+                changed = _changed(batch, features, facts)
+                if changed is not None:
+                    # Nobody knows what was read: before, after, or some of both.
                     parts.discard()
-            if changed:
-                raise InputError(f"{batch.name} changed while it was scored, so nothing was published; score it again")
+            if changed is not None:
+                raise changed
             tally = report.tally
             parts.publish({**facts, "source": batch.name, "run_id": model.run_id}, tally)
     scored = tally.answered - sum(each.answered for each in kept.values())
@@ -212,6 +213,18 @@ def _identity(batch: BatchInput, model: ServedModel, features: BatchFeatures, ch
         "weights_hash": model.policy.weights_hash,
         "features": features.identity(timed=batch.timed),
     }
+
+
+def _changed(batch: BatchInput, features: BatchFeatures, facts: Mapping[str, Any]) -> MlopsError | None:
+    """Return the error for answers that are not from what their name says; None where they are."""
+    if batch.changed():
+        return InputError(f"{batch.name} changed while it was scored, so nothing was published; score it again")
+    if features.identity(timed=batch.timed) != facts["features"]:
+        return TransientError(
+            f"the features changed while {batch.name} was scored, so nothing was published; score it again, apart from "
+            "their refresh"
+        )
+    return None
 
 
 def _chunks(batch: BatchInput, features: BatchFeatures, chunk_rows: int, numbers: Sequence[int]) -> Iterator[Chunk]:

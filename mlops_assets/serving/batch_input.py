@@ -25,6 +25,7 @@ from mlops_assets.experiences.execution_rows import RowError, parse_time
 from mlops_assets.experiences.parts import list_parts
 from mlops_assets.experiences.snapshot_files import DECISIONS, Snapshot
 from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.database import make_read_only
 from mlops_assets.foundation.errors import InputError, TransientError
 from mlops_assets.foundation.files import digest, storage_errors
 from mlops_assets.serving.batch_rows import EVENT_TIME, REQUEST_ID, STATE, TEXT, check_columns, read_as, row_types
@@ -167,7 +168,8 @@ def query_input(url: str, query: str, spec: AgentSpec, *, scratch: Path) -> Iter
     """Read the rows of a query into a temporary file of the folder `scratch`, which is gone with the block.
 
     `url`: any SQLAlchemy URL whose driver is installed; `postgresql://` is read as psycopg 2. The query runs as it is
-    written, in a transaction that is rolled back; let it order its rows, so that a killed batch is resumed.
+    written, read-only on SQLite and PostgreSQL; elsewhere in a transaction that is rolled back, which not everything is
+    undone by: give a user there that may only read. Let it order its rows, so that a killed batch is resumed.
 
     Raises:
         InputError: no URL, unknown driver, missing SQLite file, a query that fails, wrong columns, a cell of a wrong type.
@@ -298,10 +300,9 @@ def _engine(url: URL, shown: str) -> Engine:
 def _spool(engine: Engine, query: str, spec: AgentSpec, shown: str, file: IO[bytes]) -> tuple[str, ...]:
     """Write the query's rows to `file` as parquet and return the columns."""
     types = row_types(spec)
-    with (
-        _query_errors(engine, shown),
-        engine.connect().execution_options(stream_results=True, no_parameters=True) as connection,
-    ):
+    with _query_errors(engine, shown), engine.connect() as connection:
+        make_read_only(connection)
+        connection.execution_options(stream_results=True, no_parameters=True)
         result = connection.exec_driver_sql(query)
         names = list(map(str.lower, result.keys()))
         columns = check_columns(pa.schema([(name, types.get(name, pa.null())) for name in names]), spec, shown)

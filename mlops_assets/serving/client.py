@@ -106,7 +106,8 @@ class ModelReference(_Answer):
 class Decision(_Answer):
     """One decision: `action_name` of `q_values` (action name: value), taken with probability `propensity`.
 
-    `status` is ok, degraded (online features were not to be had) or fallback (the champion answered for a candidate).
+    `status` is ok or degraded (online features were not to be had). `fallback` says why the champion answered a user of
+    the treatment: its model failed on the request, or is absent.
     """
 
     prediction_id: str
@@ -121,7 +122,8 @@ class Decision(_Answer):
     propensity: float
     explored: bool
     cached: bool
-    status: Literal["ok", "degraded", "fallback"]
+    status: Literal["ok", "degraded"]
+    fallback: Literal["failed", "absent"] | None
     missing_features: list[str]
     latency_ms: float
     timestamp: datetime
@@ -156,10 +158,10 @@ class ServedVersion(_Answer):
 
 
 class ServedVersions(_Answer):
-    """The versions in service, and which could not be taken into it, with the reason."""
+    """The versions in service, and the names of those that could not be taken into it; the server's log has the reason."""
 
     models: list[ServedVersion]
-    refused: dict[str, str]
+    refused: list[str]
 
 
 class RecordedOutcome(_Answer):

@@ -26,6 +26,7 @@ from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.requests import DecisionRequest
 
 Channel = Literal["http", "stream"]
+Fallback = Literal["failed", "absent"]
 Features = Mapping[str, NDArray[Any]]
 _RANDOM_BYTES = 10
 
@@ -117,14 +118,15 @@ class Decider:
         counted = experiment is not None and experiment.status == "running" and request.user_id is not None
         variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
         alias, model = CHAMPION, champion
-        status, failure = "ok" if features is not None else "degraded", None
+        fallback: Fallback | None = None
+        failure = None
         if variant == TREATMENT and experiment is not None:
             treatment = models.get(spec.name, experiment.treatment_alias)
             if treatment is not None:
                 alias, model = experiment.treatment_alias, treatment
             else:
                 # In the treatment's arm, but not by its model: analyses have to tell these apart.
-                status = "fallback"
+                fallback = "absent"
         context = np.array([request.context_values], dtype=np.float32)
         given = absent_features(spec, 1) if features is None else features
         try:
@@ -134,7 +136,7 @@ class Decider:
                 raise
             # Whatever a candidate does, its users get the champion's answer, and the failure counts against it.
             failure = f"{model.spec.registered_model} {model.semver}: {type(error).__name__}: {error}"
-            status, alias, model = "fallback", CHAMPION, champion
+            fallback, alias, model = "failed", CHAMPION, champion
             vector, missing, q_values, cached = self._evaluate(model, context, request.text, given)
         action, propensity, explored = self._act(q_values)
         row = {
@@ -164,7 +166,8 @@ class Decider:
             "explored": explored,
             "confidence": confidence_of(q_values),
             "cached": cached,
-            "status": status,
+            "status": "ok" if features is not None else "degraded",
+            "fallback": fallback,
             "channel": channel,
         }
         row["episode_id"] = row["episode_id"] or row["prediction_id"]

@@ -1,12 +1,12 @@
 """From any answer to the data that made it: decision, feature values, model version, training snapshot, outcome."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine, select
 
-from mlops_assets.foundation.agents import agent_spec
+from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import (
     ModelVersionRecord,
@@ -24,7 +24,8 @@ def explain_prediction(
 ) -> dict[str, Any] | None:
     """Return everything known about one served decision, JSON-able but for its times; None for an unknown one.
 
-    `unshipped` is its log row where it is not in the database yet.
+    `unshipped` is its log row where it is not in the database yet. What today's catalogue has no names for, since it has
+    another number of them or the agent no more, goes by its position ("0", "1", ...), and `catalogue_changed` says so.
 
     Raises:
         StorageError: the database does not answer.
@@ -56,27 +57,33 @@ def explain_prediction(
                 )
             ).one_or_none()
         )
-    spec = agent_spec(row["agent"])
+    spec = AGENTS.get(row["agent"])
+    state_fields, actions = (spec.state_fields, spec.actions) if spec else ((), ())
     state = np.frombuffer(row["state"], dtype="<f4").tolist()
-    actions = dict(zip(spec.actions, row["q_values"], strict=True))
     return {
         **{name: value for name, value in row.items() if name not in _HIDDEN},
-        "action_name": spec.actions[row["action"]],
-        "q_values": actions,
-        "features": dict(zip(spec.state_fields, state, strict=True)),
+        **_answer(actions, row["action"], row["q_values"]),
+        "features": _named(state_fields, state),
+        "catalogue_changed": (len(state), len(row["q_values"])) != (len(state_fields), len(actions)),
         "model": _model(row, version),
         "training_snapshot": _snapshot(snapshot),
         "outcome": _outcome(outcome),
         "shadows": [
-            {
-                "model_version": s.model_version,
-                "action": s.action,
-                "action_name": spec.actions[s.action],
-                "q_values": dict(zip(spec.actions, s.q_values, strict=True)),
-            }
+            {"model_version": s.model_version, "action": s.action, **_answer(actions, s.action, s.q_values)}
             for s in shadows
         ],
     }
+
+
+def _answer(actions: Sequence[str], action: int, q_values: Sequence[float]) -> dict[str, Any]:
+    named = _named(actions, q_values)
+    return {"action_name": list(named)[action], "q_values": named}
+
+
+def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Values by name, or by position where the names are those of another catalogue."""
+    known = names if len(names) == len(values) else [str(i) for i in range(len(values))]
+    return dict(zip(known, values, strict=True))
 
 
 def _model(row: Mapping[str, Any], version: ModelVersionRecord | None) -> dict[str, Any]:

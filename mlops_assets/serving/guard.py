@@ -65,12 +65,14 @@ class TokenBuckets:
 
 
 class Guard:
-    """Refuses with 401, 413 or 429; what passes carries the token's name in `scope["state"]["client"]`, None without.
+    """Refuses with 401, 413, 429, or 503 before tokens are known.
+
+    What passes carries the token's name in `scope["state"]["client"]`, None without.
 
     Args:
         app: what is guarded.
         authenticated: whether a token is needed, for everything but `OPEN_PATHS`.
-        tokens: the valid tokens by the sha256 of their text; called at every request.
+        tokens: the valid tokens by the sha256 of their text, None while they are not known; called at every request.
         policy: `max_body_bytes`, `rate_per_second`, `rate_burst`.
         monotonic: seconds for the rate limit.
         now: time by which tokens expire.
@@ -81,7 +83,7 @@ class Guard:
         app: ASGIApp,
         *,
         authenticated: bool,
-        tokens: Callable[[], Mapping[str, ApiToken]],
+        tokens: Callable[[], Mapping[str, ApiToken] | None],
         policy: ServingPolicy,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _CLOCK.now,
@@ -127,12 +129,15 @@ class Guard:
         if credentials[: len(_SCHEME)].lower() != _SCHEME:
             return None
         # Looked up by its hash, so timing tells nothing about the text.
-        token = self._tokens().get(hashlib.sha256(credentials[len(_SCHEME) :]).hexdigest())
+        token = (self._tokens() or {}).get(hashlib.sha256(credentials[len(_SCHEME) :]).hexdigest())
         if token is None or (token.expires_at is not None and token.expires_at <= self._now()):
             return None
         return token
 
     def _refusal(self, scope: Scope, token: ApiToken | None, credentials: bytes | None) -> Response | None:
+        if self._tokens() is None:
+            # A valid token would be called unknown, and users of an experiment be given the control.
+            return _not_ready()
         now = self._monotonic()
         if token is not None:
             rate = token.rate_per_second or self._rate
@@ -207,6 +212,11 @@ def _too_large(limit: int) -> Response:
 def _too_many(rate: float, wait: float) -> Response:
     detail = f"more than {rate:g} requests a second; wait as long as Retry-After says"
     return problem_response(429, "Too Many Requests", detail, headers={"Retry-After": str(max(1, math.ceil(wait)))})
+
+
+def _not_ready() -> Response:
+    detail = "the server has just started and does not know its tokens and traffic splits yet; try again"
+    return problem_response(503, "Not ready", detail, headers={"Retry-After": "1"})
 
 
 def _unauthorized(credentials: bytes | None) -> Response:

@@ -28,6 +28,9 @@ class JournalFolder:
         self._file: int | None = None
         self._number = max((int(path.stem) for path in folder.glob("*.jsonl")), default=0)
         self._written = 0
+        # The last segment, and how much of it the writer will not take back; None: all, for its process is dead. One
+        # value, since reader and writer are threads.
+        self._committed: tuple[int, int | None] = (self._number, None)
         self._read_number = 0
         self._offset = 0
 
@@ -67,16 +70,20 @@ class JournalFolder:
                 os.ftruncate(self._descriptor(), before)
                 self._written = before
                 raise
+        self._committed = (self._number, self._written)
 
     def read(self, most: int) -> list[str]:
         """Return up to `most` whole lines from where the last `done` left off; an empty list when there is none."""
         # Before reading: a segment that is closed by now gets no line after we have looked.
-        writing = self._number
+        writing, end = self._committed
         for path in self._unread():
-            lines = self._lines(path, most)
-            if lines or int(path.stem) >= writing:
+            number = int(path.stem)
+            if number > writing:  # made since
+                break
+            lines = self._lines(path, most, end if number == writing else None)
+            if lines or number == writing:
                 return lines
-            self._offset, self._read_number = 0, int(path.stem)
+            self._offset, self._read_number = 0, number
             path.unlink()
         return []
 
@@ -97,16 +104,17 @@ class JournalFolder:
         paths = sorted(self.folder.glob("*.jsonl"), key=lambda path: int(path.stem))
         return (path for path in paths if int(path.stem) > self._read_number)
 
-    def _lines(self, path: Path, most: int) -> list[str]:
+    def _lines(self, path: Path, most: int, end: int | None) -> list[str]:
         with path.open("rb") as file:
-            file.seek(self._offset)
+            position = file.seek(self._offset)
             lines: list[str] = []
-            while len(lines) < most:
+            while len(lines) < most and (end is None or position < end):
                 line = file.readline()
-                # A last line without its end: being written now, or cut off when its process was killed.
+                # A last line without its end: cut off when its process was killed.
                 if not line.endswith(b"\n"):
                     break
                 lines.append(line.decode("ascii"))
+                position += len(line)
         return lines
 
     def _next_segment(self) -> None:
@@ -116,6 +124,7 @@ class JournalFolder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL
         self._file = os.open(self.folder / f"{self._number + 1:06d}.jsonl", flags, 0o600)
         self._number, self._written = self._number + 1, 0
+        self._committed = (self._number, 0)
 
     def _descriptor(self) -> int:
         if self._file is None:

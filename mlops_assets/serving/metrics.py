@@ -39,6 +39,9 @@ class ServingMetrics:
             "ml_prediction_probability", "Softmax margin of the decision.", ["model_version"], buckets=_TENTHS, **own
         )
         self._arm = Counter("ab_test_predictions", "Answers in an experiment.", ["experiment", "variant"], **own)
+        self._arm_errors = Counter(
+            "ab_test_errors", "Requests on which the arm's model failed.", ["experiment", "variant"], **own
+        )
         self._arm_latency = Histogram(
             "ab_test_prediction_latency_seconds",
             "Time in the server, by arm.",
@@ -77,6 +80,8 @@ class ServingMetrics:
         if row["experiment"] is not None:
             self._arm.labels(row["experiment"], row["variant"]).inc()
             self._arm_latency.labels(row["experiment"], row["variant"]).observe(seconds)
+            if row["fallback"] == "failed":
+                self._arm_errors.labels(row["experiment"], row["variant"]).inc()
         self._vectors.setdefault(row["agent"], deque(maxlen=_RECENT_VECTORS)).append(vector)
 
     def refused(self, status: int) -> None:
@@ -88,7 +93,7 @@ class ServingMetrics:
         self._feature_seconds.observe(seconds)
 
     def log_failed(self, what: str) -> None:
-        """Count one refusal: journal, database, shadow or rejected (a row that is set aside)."""
+        """Count one refusal: journal, database, shadow, shadow_row (dropped) or rejected (a row that is set aside)."""
         self._log_failures.labels(what).inc()
 
     def arm(self, experiment: str, variant: str, *, accuracy: float | None, reward: float | None) -> None:

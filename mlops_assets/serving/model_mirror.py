@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,8 @@ _log = logging.getLogger(__name__)
 class MirroredAliases:
     """What the registry said last: MLflow's version number by agent and alias.
 
-    `refused` has the reasons of versions that could not be fetched; `problem` is why the registry did not answer since.
+    An alias whose version is not here yet, or could not be fetched, keeps the one before. `refused` has the reasons of
+    those that could not; `problem` is why the registry did not answer since.
     `written_at` is the time of writing, in seconds since 1970: the file is written at every look.
     """
 
@@ -85,48 +87,92 @@ class ModelMirror:
             StorageError: the disk is full or read-only.
         """
         try:
-            aliases, refused, problem = *self._look(), None
+            registered = {spec.name: self._registered(spec) for spec in AGENTS.values()}
         except TransientError as error:
-            aliases, refused, problem = self._last.aliases, self._last.refused, str(error)
+            self._publish(self._last.aliases, self._last.refused, str(error))
+            return
+        self._follow(registered)
+        for spec in AGENTS.values():
+            self._prune(spec, {*registered[spec.name].values(), *self._last.aliases[spec.name].values()})
+
+    def _registered(self, spec: AgentSpec) -> dict[str, str]:
+        behind = self._store.aliases(spec.registered_model)
+        return {alias: behind[alias] for alias in SERVED_ALIASES if alias in behind}
+
+    def _follow(self, registered: Mapping[str, Mapping[str, str]]) -> None:
+        """Publish what is here already, then fetch the rest one by one: none that is slow or lost holds up another."""
+        missing = [
+            (spec, alias, number)
+            for spec in AGENTS.values()
+            for alias, number in registered[spec.name].items()
+            if not self._is_here(spec, number)
+        ]
+        names = {f"{spec.name} {alias}" for spec, alias, _ in missing}
+        refused = {name: reason for name, reason in self._last.refused.items() if name in names}
+        aliases = {agent: dict(numbers) for agent, numbers in registered.items()}
+        for spec, alias, _ in missing:
+            del aliases[spec.name][alias]
+            earlier = self._last.aliases.get(spec.name, {})
+            if alias in earlier:
+                aliases[spec.name][alias] = earlier[alias]
+        self._publish(aliases, refused, None)
+        for spec, alias, number in missing:
+            name, reason = f"{spec.name} {alias}", self._fetch_or_say(spec, number)
+            if reason is None:
+                aliases[spec.name][alias] = number
+                refused.pop(name, None)
+            else:
+                refused[name] = reason
+            self._publish(aliases, refused, None)
+
+    def _publish(
+        self, aliases: Mapping[str, Mapping[str, str]], refused: Mapping[str, str], problem: str | None
+    ) -> None:
         if problem != self._last.problem:
             _log.warning("model registry: %s", problem or "answers")
         self._last = MirroredAliases(aliases, refused, problem, time.time())
         with atomic_write(self._root / ALIASES_FILE) as temporary:
             temporary.write_text(canonical_json(vars(self._last)), encoding="utf-8")
 
-    def _look(self) -> tuple[Mapping[str, Mapping[str, str]], Mapping[str, str]]:
-        aliases: dict[str, dict[str, str]] = {}
-        refused: dict[str, str] = {}
-        for spec in AGENTS.values():
-            behind = self._store.aliases(spec.registered_model)
-            wanted = {alias: behind[alias] for alias in SERVED_ALIASES if alias in behind}
-            aliases[spec.name] = wanted
-            for alias, number in wanted.items():
-                try:
-                    self._fetch(spec, number)
-                except InputError as error:
-                    refused[f"{spec.name} {alias}"] = str(error)
-            self._prune(spec, set(wanted.values()))
-        return aliases, refused
+    def _is_here(self, spec: AgentSpec, number: str) -> bool:
+        return (spec.name, number) in self._checked and version_folder(self._root, spec, number).is_dir()
+
+    def _fetch_or_say(self, spec: AgentSpec, number: str) -> str | None:
+        """Fetch a version, or return why it could not be."""
+        try:
+            self._fetch(spec, number)
+        except MlopsError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - an artifact store's client has errors of its own
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _fetch(self, spec: AgentSpec, number: str) -> None:
-        folder = version_folder(self._root, spec, number)
-        if folder.is_dir() and (spec.name, number) not in self._checked:
-            # Once for each: a number may be of a registry that this home had before.
-            if mirrored_run(folder) != self._store.stored_version(spec.registered_model, number).run_id:
-                shutil.rmtree(folder)
-            self._checked.add((spec.name, number))
+        folder, name, key = version_folder(self._root, spec, number), spec.registered_model, (spec.name, number)
+        # Once for each: a number may be of a registry that this home had before.
+        unchecked = folder.is_dir() and key not in self._checked
+        if unchecked and mirrored_run(folder) != self._store.stored_version(name, number).run_id:
+            _remove(folder)
         if not folder.is_dir():
             with atomic_folder(folder) as temporary:
                 fetch_served_model(self._store, spec, number, temporary)
-            self._checked.add((spec.name, number))
+        self._checked.add(key)
 
     def _prune(self, spec: AgentSpec, served: set[str]) -> None:
         folder = self._root / spec.registered_model
         numbers = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
         for number in numbers[: max(0, len(numbers) - _KEPT_VERSIONS)]:
             if str(number) not in served:
-                shutil.rmtree(folder / str(number))
+                _remove(folder / str(number))
+        for left in folder.glob(".*/"):  # by a mirror that was killed
+            shutil.rmtree(left)
+
+
+def _remove(folder: Path) -> None:
+    """Take a version away: out of sight at once, since deleting its files one by one may be cut short."""
+    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.gone")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def main() -> int:

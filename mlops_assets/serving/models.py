@@ -26,6 +26,10 @@ _WARM_UP_ROWS = (1, 8, 64)
 _FACTS_FILE = "version.json"
 
 
+class UnfitVersionError(InputError):
+    """A version that this code's agent cannot be served with: loading it again would end the same way."""
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """One registered version in memory, warm."""
@@ -82,7 +86,8 @@ def load_served_model(store: MlflowStore, spec: AgentSpec, number: str) -> Serve
     """Fetch one version from the registry and load it, warm.
 
     Raises:
-        InputError: no such version, or it was trained for another agent or on another state vector than this code's.
+        InputError: no such version.
+        UnfitVersionError: it was trained for another agent, or on another state vector or other actions than this code's.
         StorageError: MLflow does not answer.
     """
     name = spec.registered_model
@@ -114,7 +119,8 @@ def read_served_model(spec: AgentSpec, folder: Path) -> ServedModel:
     """Load what `fetch_served_model` brought, warm; MLflow is not asked, nor imported.
 
     Raises:
-        InputError: a file is missing, or it was trained for another agent or on another state vector than this code's.
+        InputError: a file is missing or damaged.
+        UnfitVersionError: it was trained for another agent, or on another state vector or other actions than this code's.
     """
     try:
         facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
@@ -129,16 +135,22 @@ def _served_model(spec: AgentSpec, version: StoredVersion, loaded: LoadedModel) 
     """Check that the version is this code's and let it answer once for every usual batch size."""
     name, number = spec.registered_model, version.number
     if loaded.policy.state_fields != spec.state_fields:
-        raise InputError(
+        raise UnfitVersionError(
             f"{name} version {number} was trained on {len(loaded.policy.state_fields)} state fields in an order that is "
             f"not {spec.name}'s ({len(spec.state_fields)} fields); train it again with this version of the project"
         )
+    if loaded.policy.action_names != spec.actions:
+        raise UnfitVersionError(
+            f"{name} version {number} was trained for another catalogue: its actions are "
+            f"{', '.join(map(str, loaded.policy.action_names))}, those of {spec.name} are {', '.join(spec.actions)}; "
+            "train it again with this version of the project"
+        )
     if spec.text_dimensions and loaded.text_embedder is None:
-        raise InputError(f"{name} version {number} has no text embedder in its artifacts; train it again")
+        raise UnfitVersionError(f"{name} version {number} has no text embedder in its artifacts; train it again")
     for rows in _WARM_UP_ROWS:
         values = loaded.policy.q_values(np.zeros((rows, len(spec.state_fields)), dtype=np.float32))
         if not np.isfinite(values).all():
-            raise InputError(f"{name} version {number} gives no finite numbers; train it again")
+            raise UnfitVersionError(f"{name} version {number} gives no finite numbers; train it again")
     if loaded.text_embedder is not None:
         loaded.text_embedder.transform(["warm-up"])
     return ServedModel(

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from mlops_assets.foundation.agents import agent_spec
+from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.database import insert_missing, transaction
 from mlops_assets.foundation.errors import InputError, PermanentError
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
 from mlops_assets.serving.requests import OutcomeRequest
 
 _KEYS_AT_ONCE = 500
+_LARGEST = float(np.finfo(np.float32).max)
 _SAME = ("reward", "done", "best_action", "action_values")
 
 
@@ -60,7 +62,8 @@ def record_outcomes(
     Raises:
         UnknownPredictionError: a prediction is not known.
         OutcomeConflictError: a prediction has another outcome already, or gets two in this request.
-        OutcomeFieldError: a reward, an action or action values out of the agent's range.
+        OutcomeFieldError: a reward or an action out of the agent's range, a decision of no episode that is not done, or
+            action values that are not one for each action, finite as float32, and largest for the best action.
         StorageError: the database does not answer.
     """
     rows: dict[str, dict[str, Any]] = {}
@@ -110,14 +113,8 @@ def _row(one: OutcomeRequest, decisions: Mapping[str, tuple[str, bool]], index: 
         )
     if own_episode and not one.done:
         raise OutcomeFieldError(f"{path}.done", "a decision without episode_id ends its episode; give true")
-    if one.best_action is not None and one.best_action >= len(spec.actions):
-        raise OutcomeFieldError(
-            f"{path}.best_action", f"{one.best_action} is not one of {agent}'s {len(spec.actions)} actions"
-        )
-    if one.action_values is not None and len(one.action_values) != len(spec.actions):
-        raise OutcomeFieldError(
-            f"{path}.action_values", f"{len(one.action_values)} values for {agent}'s {len(spec.actions)} actions"
-        )
+    if one.best_action is not None and one.action_values is not None:
+        _check_label(spec, one.best_action, one.action_values, path)
     return {
         "prediction_id": one.prediction_id,
         "agent": agent,
@@ -128,6 +125,24 @@ def _row(one: OutcomeRequest, decisions: Mapping[str, tuple[str, bool]], index: 
         "occurred_at": now,
         "received_at": now,
     }
+
+
+def _check_label(spec: AgentSpec, best: int, values: Sequence[float], path: str) -> None:
+    """Refuse a label that the validation of training data would refuse, or that contradicts itself."""
+    actions = len(spec.actions)
+    if best >= actions:
+        raise OutcomeFieldError(f"{path}.best_action", f"{best} is not one of {spec.name}'s {actions} actions")
+    if len(values) != actions:
+        raise OutcomeFieldError(f"{path}.action_values", f"{len(values)} values for {spec.name}'s {actions} actions")
+    # They are learnt from as float32, in which 1e39 is infinite.
+    beyond = [value for value in values if abs(value) > _LARGEST]
+    if beyond:
+        raise OutcomeFieldError(f"{path}.action_values", f"{beyond[0]:g} is beyond single precision ({_LARGEST:g})")
+    if values[best] != max(values):
+        raise OutcomeFieldError(
+            f"{path}.best_action",
+            f"action {best} is worth {values[best]:g}, another one {max(values):g}; give an action of the largest value",
+        )
 
 
 def _require_same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> None:

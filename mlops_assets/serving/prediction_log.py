@@ -44,7 +44,8 @@ class PredictionLog:
         root: folder of the journals of all processes.
         flush_ms: longest time that an answer is in memory only.
         queue_rows: most answers in memory; as many of the newest can be found before they are in the database.
-        on_failure: called with what refused: journal, database, or rejected (a row that is set aside).
+        on_failure: called with what refused: journal, database, rejected (a row that is set aside), or shadow_row (one
+            that found no room in memory while the disk refuses, and is dropped).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PredictionLog:
         self._rows: deque[Entry] = deque()
         self._shadow_rows: deque[Entry] = deque()
         self._batch: list[Entry] = []
+        self._shadow_batch: list[Entry] = []
         self._recent: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._appended = self._shipped = 0
         self._journal_problem: str | None = None
@@ -94,7 +96,11 @@ class PredictionLog:
         self._arrived.set()
 
     def append_shadows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log what shadows would have answered."""
+        """Log what shadows would have answered; with as many in memory as answers may be, drop it and count it."""
+        if self._shadows_in_memory + len(rows) > self._queue_rows:
+            for _ in rows:
+                self._on_failure("shadow_row")
+            return
         self._shadow_rows.extend((SHADOW, row) for row in rows)
         self._arrived.set()
 
@@ -122,6 +128,10 @@ class PredictionLog:
         return len(self._rows) + len(self._batch)
 
     @property
+    def _shadows_in_memory(self) -> int:
+        return len(self._shadow_rows) + len(self._shadow_batch)
+
+    @property
     def problem(self) -> str | None:
         """Why answers are not written, or not shipped; None when all is well."""
         for thread in (self._writer, self._shipper):
@@ -147,19 +157,24 @@ class PredictionLog:
 
     def _insert_unwritten(self) -> None:
         """With the disk refusing to the last, the database may still take what is in memory."""
-        left = [*self._batch, *self._rows]
-        if not left:
-            return
-        try:
-            self._insert(left)
-        except (StorageError, SQLAlchemyError):
-            _log.exception("%d answers could be written neither to the journal nor to the database", len(left))
-        else:
-            self._batch.clear()
-            self._rows.clear()
+        for rows, batch in self._queues():
+            left = [*batch, *rows]
+            if not left:
+                continue
+            try:
+                self._insert(left)
+            except (StorageError, SQLAlchemyError):
+                _log.exception("%d log rows could be written neither to the journal nor to the database", len(left))
+            else:
+                batch.clear()
+                rows.clear()
+
+    def _queues(self) -> tuple[tuple[deque[Entry], list[Entry]], ...]:
+        """What waits for the disk, and of it what was tried already: answers, which must not wait for shadows, first."""
+        return (self._rows, self._batch), (self._shadow_rows, self._shadow_batch)
 
     def _write_forever(self) -> None:
-        while not (self._stopping.is_set() and not self.in_memory and not self._shadow_rows):
+        while not (self._stopping.is_set() and not self.in_memory and not self._shadows_in_memory):
             self._arrived.wait()
             # Collects what comes in the meantime: one write for all of it.
             if not self._stopping.wait(self._flush_seconds):
@@ -177,14 +192,14 @@ class PredictionLog:
                 self._arrived.set()
 
     def _write_rows(self) -> None:
-        # What could not be written stays in the batch, in front of what came since.
-        for _ in range(len(self._rows)):
-            self._batch.append(self._rows.popleft())
-        shadows = [self._shadow_rows.popleft() for _ in range(len(self._shadow_rows))]
-        if self._batch or shadows:
-            self._journal.append("".join(encode_entry(*entry) for entry in (*self._batch, *shadows)))
-            self._batch.clear()
-            self._written.set()
+        for rows, batch in self._queues():
+            # What could not be written stays in the batch, in front of what came since.
+            for _ in range(len(rows)):
+                batch.append(rows.popleft())
+            if batch:
+                self._journal.append("".join(encode_entry(*entry) for entry in batch))
+                batch.clear()
+                self._written.set()
 
     def _ship_forever(self) -> None:
         next_look, pause = 0.0, 0.0
@@ -208,7 +223,7 @@ class PredictionLog:
                 return
             if pause:
                 self._stopping.wait(pause)
-            elif shipped < _INSERT_ROWS:
+            elif shipped < _INSERT_ROWS and not stopping:
                 # Few and larger transactions: each takes turns with decisions for the interpreter.
                 self._written.wait(_TAKE_OVER_SECONDS)
                 self._written.clear()

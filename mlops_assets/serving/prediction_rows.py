@@ -21,11 +21,6 @@ def insert_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> N
     insert_missing(session, PredictionRecord, rows)
 
 
-def insert_shadow_predictions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows of the table `shadow_prediction`; one that is there already stays as it is."""
-    insert_missing(session, ShadowPredictionRecord, rows)
-
-
 def insert_entries(session: Session, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Insert (kind, row) entries of a journal into their tables."""
     for kind, table in _TABLES.items():

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +30,9 @@ _RETRIES = 3
 
 @dataclass(frozen=True)
 class RegisteredSource:
-    """Where a worker finds the model, and which weights it has to find there."""
+    """Where a worker finds the model, and which weights it has to find there; the URI may hold a password."""
 
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
     agent: str
     mlflow_version: str
     weights_hash: str
@@ -66,8 +66,8 @@ def _model(source: RegisteredSource) -> ServedModel:
     model = load_served_model(MlflowStore(source.tracking_uri), agent_spec(source.agent), source.mlflow_version)
     if model.policy.weights_hash != source.weights_hash:
         raise InputError(
-            f"{model.spec.registered_model} version {source.mlflow_version} has other weights in {source.tracking_uri} as "
-            "this Ray worker sees it; give the cluster the MLFLOW_TRACKING_URI of the machine that starts the batch"
+            f"{model.spec.registered_model} version {source.mlflow_version} has other weights in the registry as this Ray "
+            "worker sees it; set MLFLOW_TRACKING_URI to an address that is the same registry on every machine of the cluster"
         )
     return model
 

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError
 from mlops_assets.serving.model_mirror import read_aliases, version_folder
-from mlops_assets.serving.models import ServedModel, ServedModels, read_served_model
+from mlops_assets.serving.models import ServedModel, ServedModels, UnfitVersionError, read_served_model
 from mlops_assets.serving.poll import Poll
 
 # Versions that left service: one that comes back with a rollback is there at once.
@@ -26,8 +27,19 @@ _KEPT_VERSIONS = 4
 _POLL_MS = 100.0
 _STALE_SECONDS = 10.0
 _RESTART_SECONDS = 2.0
+# Of a version whose loading failed, perhaps for want of memory or of file handles.
+_RETRY_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 _Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a version was not loaded at a moment (monotonic seconds), and whether that is for ever."""
+
+    reason: str
+    at: float
+    for_ever: bool
 
 
 class RegistryWatch:
@@ -37,7 +49,7 @@ class RegistryWatch:
         self._root = root
         self._mirror = MirrorProcess() if mirror else None
         self._warm: dict[_Key, ServedModel] = {}
-        self._unloadable: dict[_Key, str] = {}
+        self._unloadable: dict[_Key, _Refusal] = {}
         self._written_at = 0.0
         self._registry_problem: str | None = "not asked yet"
         self.refused: Mapping[str, str] = MappingProxyType({})
@@ -112,37 +124,42 @@ class RegistryWatch:
         return spec.name, number, stamp
 
     def _version(self, spec: AgentSpec, alias: str, key: _Key, refused: dict[str, str]) -> ServedModel | None:
-        name = f"{spec.name} {alias}"
-        model = self._warm.pop(key, None)
-        if model is None and name not in refused:
-            # What cannot be loaded is not loaded again at every look.
-            reason = self._unloadable.get(key)
-            if reason is None:
-                model, reason = _load(spec, version_folder(self._root, spec, key[1]))
-            if model is None:
-                self._unloadable[key] = refused[name] = reason
-        if model is None:
+        found = self._warm.pop(key, None) or self._loaded(spec, key)
+        if isinstance(found, _Refusal):
+            refused[f"{spec.name} {alias}"] = found.reason
             return self.models.get(spec.name, alias)
-        self._warm[key] = model
-        return model
+        self._warm[key] = found
+        return found
+
+    def _loaded(self, spec: AgentSpec, key: _Key) -> ServedModel | _Refusal:
+        """Load a version, or say why not; what cannot be loaded is not loaded again at every look."""
+        known = self._unloadable.get(key)
+        if known is not None and (known.for_ever or time.monotonic() - known.at < _RETRY_SECONDS):
+            return known
+        found = _load(spec, version_folder(self._root, spec, key[1]), known)
+        if isinstance(found, _Refusal):
+            self._unloadable[key] = found
+        return found
 
     def _drop_oldest(self, wanted: set[_Key]) -> None:
         for spec in AGENTS.values():
             idle = [key for key in self._warm if key[0] == spec.name and key not in wanted]
             for key in idle[: max(0, len(idle) - _KEPT_VERSIONS)]:
                 del self._warm[key]
-        self._unloadable = {key: reason for key, reason in self._unloadable.items() if key in wanted}
+        self._unloadable = {key: refusal for key, refusal in self._unloadable.items() if key in wanted}
 
 
-def _load(spec: AgentSpec, folder: Path) -> tuple[ServedModel | None, str]:
-    """Load a version, or say why not."""
+def _load(spec: AgentSpec, folder: Path, before: _Refusal | None) -> ServedModel | _Refusal:
+    """Load a version, or say why not; `before` is what came of the last try."""
     try:
-        return read_served_model(spec, folder), ""
+        return read_served_model(spec, folder)
     except InputError as error:
-        return None, str(error)
+        return _Refusal(str(error), time.monotonic(), for_ever=isinstance(error, UnfitVersionError))
     except Exception as error:  # noqa: BLE001 - a file may break the runtime in any way, and must not end the watch
-        _log.exception("%s cannot be loaded", folder)
-        return None, f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        if before is None or before.reason != reason:
+            _log.exception("%s cannot be loaded", folder)
+        return _Refusal(reason, time.monotonic(), for_ever=False)
 
 
 class MirrorProcess:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from mlops_assets.experiences.identity import MAX_TEST_ID
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
 
 _MAX_STEP = 1_000_000
@@ -21,25 +22,27 @@ Name64 = Annotated[str, Field(min_length=1, max_length=64, pattern=_PRINTABLE)]
 Name100 = Annotated[str, Field(min_length=1, max_length=100, pattern=_PRINTABLE)]
 Name128 = Annotated[str, Field(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Name255 = Annotated[str, Field(min_length=1, max_length=255, pattern=_PRINTABLE)]
+TestId = Annotated[str, Field(min_length=1, max_length=MAX_TEST_ID, pattern=_PRINTABLE)]
 
 
 class DecisionRequest(BaseModel):
     """One decision that is asked for; `context` holds a number for every context field of the agent.
 
     `episode_id` and `step` say to which session or CI cycle the decision belongs, so that its outcome can be learnt from
-    with those of the others; without them the decision is an episode of its own. `user_id` is what A/B tests split by.
+    with those of the others: both or none, since steps order an episode; without them the decision is an episode of its
+    own. `user_id` is what A/B tests split by.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     agent: str
     agent_id: Name255
-    test_id: Name255 = "unknown"
+    test_id: TestId = "unknown"
     requirement_id: Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
     user_id: Name100 | None = None
     experiment: Name100 | None = None
     episode_id: Name128 | None = None
-    step: Annotated[int, Field(ge=0, le=_MAX_STEP)] = 0
+    step: Annotated[int, Field(ge=0, le=_MAX_STEP, description="From 0 within the episode; comes with it.")] = 0
     ui_framework: Name64 = "unknown"
     browser: Name64 = "unknown"
     test_type: Name64 = "unknown"
@@ -49,6 +52,8 @@ class DecisionRequest(BaseModel):
     def _complete(self) -> "DecisionRequest":
         if self.step and self.episode_id is None:
             raise ValueError("step needs episode_id: without one, a decision is an episode of its own")
+        if self.episode_id is not None and "step" not in self.model_fields_set:
+            raise ValueError("episode_id needs step: give 0 to its first decision, 1 to the next")
         return self
 
     @property
@@ -117,5 +122,5 @@ def _build(spec: AgentSpec) -> type[DecisionRequest]:
         text = Annotated[str, Field(max_length=_MAX_TEXT, pattern=r"^[^\x00]*$")]
         fields["requirement_text"] = (text, "")
     if any(field.view == "test_execution_features" for field in spec.features):
-        fields["test_id"] = (Name255, ...)
+        fields["test_id"] = (TestId, ...)
     return create_model(f"{title}Request", __base__=DecisionRequest, __doc__=spec.purpose, **fields)

@@ -38,6 +38,8 @@ from mlops_assets.serving.tokens import ApiToken, active_tokens
 
 # Threads that hold the interpreter for its default 5 ms would show in every tenth answer.
 _SWITCH_SECONDS = 0.0005
+# Requests before the first look at the operational database are refused; as a rule there are none.
+_DATABASE_SECONDS = 2.0
 # A feature store that does not answer at all is not waited for longer: answers go out without it, flagged.
 _FEATURES_WARM_SECONDS = 30.0
 # Experiment gauges take a query over the log; the split itself is followed by a poll of its own.
@@ -83,7 +85,8 @@ class ServingRuntime:
             uniform=random.SystemRandom().random,
         )
         self.experiments: Mapping[str, Experiment] = MappingProxyType({})
-        self.tokens: Mapping[str, ApiToken] = MappingProxyType({})
+        # None until the operational database has said it; set after the splits, so that with it both are known.
+        self.tokens: Mapping[str, ApiToken] | None = None
         self.answers = 0
         self.failures = 0
         self._clock = clock
@@ -108,6 +111,7 @@ class ServingRuntime:
         self._figures_poll.start()
         self.features.start()
         self.registry.start()
+        self.database_poll.wait_first(_DATABASE_SECONDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
 
     @property

@@ -43,7 +43,7 @@ class ShadowScorer:
     Args:
         write: takes rows of the table `shadow_prediction`.
         queue_rows: most requests that wait.
-        on_failure: called when a version fails.
+        on_failure: called when a version fails, or gives what is no number.
     """
 
     def __init__(
@@ -96,7 +96,17 @@ class ShadowScorer:
             self._on_failure("shadow")
             _log.exception("shadow version %s failed", requests[0].model.key)
             return
-        self._write(rows)
+        # NaN is no JSON: PostgreSQL refuses it, and the rows around it; SQLite gives it to whoever asks for the decision.
+        finite = [row for row in rows if np.isfinite(row["q_values"]).all()]
+        if len(finite) < len(rows):
+            self._on_failure("shadow")
+            _log.error(
+                "shadow version %s gave Q-values that are not finite to %d of %d requests",
+                requests[0].model.key,
+                len(rows) - len(finite),
+                len(rows),
+            )
+        self._write(finite)
 
 
 def _answers(requests: Sequence[ShadowRequest]) -> list[dict[str, Any]]:

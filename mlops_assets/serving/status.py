@@ -1,5 +1,6 @@
 """What the prediction log says about the last hours, and about an experiment: counts, latencies, outcomes, by arm."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -70,7 +71,7 @@ def _grouped(session: Session, by: Sequence[Any], where: Sequence[ColumnElement[
             func.count().label("predictions"),
             func.count(PredictionRecord.user_hash.distinct()).label("users"),
             func.sum(case((PredictionRecord.status == "degraded", 1), else_=0)).label("degraded"),
-            func.sum(case((PredictionRecord.status == "fallback", 1), else_=0)).label("fallbacks"),
+            func.count(PredictionRecord.fallback).label("fallbacks"),
             func.sum(case((PredictionRecord.cached.is_(True), 1), else_=0)).label("cached"),
             func.avg(PredictionRecord.confidence).label("mean_confidence"),
             func.avg(PredictionRecord.latency_ms).label("latency_mean_ms"),
@@ -98,7 +99,7 @@ def _figures(group: Row[Any]) -> dict[str, Any]:
 
 
 def _latencies(session: Session, where: Sequence[ColumnElement[bool]], count: int) -> dict[str, float]:
-    """Exact percentiles (nearest rank), read by position from the sorted column."""
+    """Exact percentiles (nearest rank: the smallest with at least that share at or below it), read by position."""
     query = select(PredictionRecord.latency_ms).where(*where).order_by(PredictionRecord.latency_ms)
-    ranks = {name: min(count - 1, int(share * count)) for name, share in _PERCENTILES.items()}
+    ranks = {name: math.ceil(share * count) - 1 for name, share in _PERCENTILES.items()}
     return {name: float(session.scalars(query.offset(rank).limit(1)).one()) for name, rank in ranks.items()}

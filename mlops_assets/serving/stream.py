@@ -23,7 +23,7 @@ from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings, load_settings
 from mlops_assets.serving.decide import Decision
 from mlops_assets.serving.models import ServedModels
-from mlops_assets.serving.redis_stream import BacklogFullError, DeadLetter, RedisStream, connect
+from mlops_assets.serving.redis_stream import DeadLetter, RedisStream, connect
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.stream_consumer import ConsumerLimits, StreamConsumer
 from mlops_assets.serving.stream_metrics import StreamMetrics
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--max-backlog", type=int, help="most unanswered requests; by default the profile's log_queue_rows"
     )
+    publish.add_argument("--from-line", type=int, default=1, help="where to go on, as a refusal says; by default 1")
     publish.set_defaults(run=_publish)
     dead = commands.add_parser("dead-letters", help="show what was given up and why, one JSON a line")
     dead.add_argument("--replay", action="store_true", help="send all of them once more")
@@ -183,13 +184,16 @@ def _publish(arguments: argparse.Namespace, settings: Settings, stream: RedisStr
     limit = arguments.max_backlog or load_profile(settings.policy_profile).serving.log_queue_rows
     # The file's content names it: sent again after a refusal, what was sent before is not decided again.
     prefix = hashlib.sha256(content).hexdigest()[:16]
-    lines = [(number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
+    every, first = content.splitlines(), arguments.from_line
+    if not 1 <= first <= max(len(every), 1):
+        raise InputError(f"--from-line {first} is not within 1..{len(every)}, the lines of {path}")
+    lines = [(number, line) for number, line in enumerate(every, start=1) if number >= first and line.strip()]
     for sent, (number, line) in enumerate(lines):
         try:
             stream.publish(line, message_id=f"{prefix}:{number}", max_backlog=limit)
-        except BacklogFullError as error:
-            raise BacklogFullError(
-                f"{sent} of {len(lines)} requests sent: {error}; then send the same file again"
+        except TransientError as error:
+            raise type(error)(
+                f"{sent} of {len(lines)} requests sent: {error}; then go on with --from-line {number}"
             ) from error
     sys.stdout.write(f"{len(lines)} requests sent\n")
     return DONE

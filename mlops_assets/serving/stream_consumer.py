@@ -405,6 +405,7 @@ def answer_of(row: PredictionRecord) -> dict[str, Any]:
         "variant": row.variant,
         "missing_features": row.missing_features,
         "status": row.status,
+        "fallback": row.fallback,
         "event_time": row.event_time.isoformat(),
     }
 

@@ -23,7 +23,8 @@ _CHUNK_ROWS = 65536
 class GreedyPolicy:
     """The greedy policy of a Q-network; the same for a checkpoint, an ONNX file and a network in memory.
 
-    `state_fields` names the entries of a state in order, where the policy's file says so; empty for a bare network.
+    `state_fields` and `action_names` name the entries of a state and the actions in order, where the policy's file says
+    so; empty for a bare network.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class GreedyPolicy:
         action_count: int,
         weights: str,
         state_fields: Sequence[str] = (),
+        action_names: Sequence[str] = (),
     ) -> None:
         self._evaluate = evaluate
         self.state_fields = tuple(state_fields)
+        self.action_names = tuple(action_names)
         self.state_size = state_size
         self.action_count = action_count
         self.weights_hash = weights
@@ -86,6 +89,7 @@ class GreedyPolicy:
             action_count=len(metadata["actions"]),
             weights=metadata["weights_hash"],
             state_fields=metadata["state_fields"],
+            action_names=metadata["actions"],
         )
 
     def q_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -50,6 +50,7 @@ def prediction_row(spec: AgentSpec, prediction_id: str, **changes: object) -> Pr
         "latency_ms": 1.5,
         "cached": False,
         "status": "ok",
+        "fallback": None,
         "channel": "http",
     }
     unknown = sorted(changes.keys() - columns.keys())

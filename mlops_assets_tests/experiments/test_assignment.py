@@ -1,7 +1,5 @@
 """Sticky assignment: uniform, salted, monotone in the share, the same everywhere."""
 
-import hashlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,18 +10,23 @@ from mlops_assets.experiments.assignment import CONTROL, TREATMENT, assign, assi
 USERS = [f"user-{i}" for i in range(20_000)]
 
 
-@pytest.mark.parametrize(
-    ("salt", "user", "fraction"),
-    [
-        # The first 8 bytes of sha256(salt NUL user), big-endian, over 2^64, from sha256sum and bc.
-        ("salt", "user-1", int(hashlib.sha256(b"salt\0user-1").hexdigest()[:16], 16) / 2**64),
-        ("", "", int(hashlib.sha256(b"\0").hexdigest()[:16], 16) / 2**64),
-        ("salt", "ünï", int(hashlib.sha256("salt\0ünï".encode()).hexdigest()[:16], 16) / 2**64),
-    ],
-)
+# n=$(printf '%s\0%s' SALT USER | sha256sum | cut -c1-16 | tr a-f A-F); echo "scale=18; ibase=16; x=$n; ibase=A; x/2^64" | bc
+VECTORS = [
+    ("salt", "user-1", 0.204310167462937730),
+    ("checkout", "user-17", 0.384133639820836836),
+    ("a", "bc", 0.252858429582757576),
+    ("ab", "c", 0.421923541257660979),
+    ("salt", "ünï", 0.878679149266291009),
+    ("", "", 0.430481649236481725),
+]
+
+
+@pytest.mark.parametrize(("salt", "user", "fraction"), VECTORS)
 def test_vectors(salt: str, user: str, fraction: float) -> None:
     """A proxy that implements the formula puts a user into another arm than the server."""
-    assert assignment_fraction(salt, user) == pytest.approx(fraction, abs=2**-52)
+    assert assignment_fraction(salt, user) == pytest.approx(fraction, rel=0, abs=2**-52)
+    assert assign(salt, user, fraction + 1e-9) == TREATMENT
+    assert assign(salt, user, fraction - 1e-9) == CONTROL
 
 
 def test_fractions_are_uniform_and_salts_independent() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, inspect, make_url, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from mlops_assets.foundation.database import (
@@ -52,7 +52,7 @@ def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
-    assert current_revision(engine) == "0002"
+    assert current_revision(engine) == "0003"
 
 
 def test_upgrade_twice_changes_nothing(engine: Engine) -> None:
@@ -77,7 +77,7 @@ def test_downgrade_leaves_nothing_behind(engine: Engine) -> None:
     assert inspect(engine).get_table_names() == ["alembic_version"]
     assert current_revision(engine) is None
     upgrade(engine)
-    assert current_revision(engine) == "0002"
+    assert current_revision(engine) == "0003"
 
 
 def test_a_database_of_a_newer_version_is_refused(engine: Engine) -> None:
@@ -98,7 +98,7 @@ def test_two_processes_upgrade_at_once(backend: str, tmp_path: Path, request: py
         url = create()
     assert run_together(upgrade_database, [(url,), (url,)]) == [0, 0]
     engine = create_operational_engine(url)
-    assert current_revision(engine) == "0002"
+    assert current_revision(engine) == "0003"
     engine.dispose()
 
 
@@ -222,6 +222,22 @@ def test_absent_server_says_what_to_do_and_hides_the_password() -> None:
         session.add(_source("a"))
     assert "secret" not in str(caught.value)
     assert "MLOPS_DATABASE_URL" in str(caught.value)
+
+
+def test_a_server_without_a_free_connection_is_out_of_reach(postgres_url: str) -> None:
+    """A crowded server counts as a defect of the program, and nobody tries again."""
+    admin = create_operational_engine(postgres_url)
+    with transaction(admin) as session:
+        session.execute(text("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0"))
+    engine = create_operational_engine(make_url(postgres_url).set(username="crowded").render_as_string())
+    with (
+        pytest.raises(StorageError, match=r"cannot be reached now.*too many connections"),
+        transaction(engine) as session,
+    ):
+        session.execute(text("SELECT 1"))
+    with transaction(admin) as session:
+        session.execute(text("DROP ROLE crowded"))
+    admin.dispose()
 
 
 def test_absent_database_says_what_to_do(postgres_url: str) -> None:

@@ -41,7 +41,12 @@ class Lifecycle:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the job in a process group of its own, the log on its standard output."""
-        telemetry_off = {name: os.environ[name] for name in os.environ if name.endswith(("_TRACK", "_TELEMETRY"))}
+        # OPENBLAS_CORETYPE chooses the kernels, and with them the last bit of what they compute.
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name.endswith(("_TRACK", "_TELEMETRY")) or name.startswith("OPENBLAS_")
+        }
         return subprocess.Popen(
             [BIN / "dagster", "job", "execute", *JOB, "-c", self.config],
             cwd=ROOT,
@@ -50,7 +55,7 @@ class Lifecycle:
                 "HOME": str(self.world.root),
                 "DAGSTER_HOME": str(self.world.root / "dagster"),
                 "OMP_NUM_THREADS": "1",
-                **telemetry_off,
+                **kept,
                 **self.world.variables,
             },
             stdout=subprocess.PIPE,

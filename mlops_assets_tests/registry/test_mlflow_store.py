@@ -1,10 +1,13 @@
 """The words with MLflow, on a real store."""
 
 import dataclasses
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import make_url
 
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 from mlops_assets.registry.mlflow_store import MlflowStore
@@ -109,6 +112,37 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"this is no database")
     with pytest.raises(StorageError, match=r"MLflow at sqlite:///.*file is not a database.*try again"):
         MlflowStore(f"sqlite:///{broken}").versions("m")
+
+
+@pytest.mark.parametrize(
+    "tracking_uri",
+    [
+        "http://qa:secret@127.0.0.1:9/",  # nobody listens
+        "http://qa:sec#secret@127.0.0.1:9",  # refused by MLflow itself, which quotes it
+        "http://qa:se@secret@127.0.0.1:9",
+    ],
+)
+def test_the_password_of_a_store_is_not_shown(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that is away writes its password into every log, and into the file of the aliases."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        StorageError, match=r"MLflow at http://qa:\*\*\*@127\.0\.0\.1:9.*\(.*//qa:\*\*\*@127"
+    ) as refused:
+        MlflowStore(tracking_uri).versions("m")
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
+    with pytest.raises(StorageError, match="MLflow at http://127") as open_to_all:
+        MlflowStore("http://127.0.0.1:9").versions("m")
+    assert open_to_all.value.__cause__ is not None
+
+
+def test_the_password_of_a_store_is_not_shown_with_a_run_that_it_lacks(
+    new_postgres_database: Callable[[], str],
+) -> None:
+    """A mistyped run id shows the password of the database to whoever reads the run's log."""
+    url = make_url(new_postgres_database()).set(drivername="postgresql", password="secret")
+    store = MlflowStore(url.render_as_string(hide_password=False))
+    with pytest.raises(InputError, match=r"postgresql://postgres:\*\*\*@127.* has no run 'nope'"):
+        store.run_metrics("nope")
 
 
 def test_another_format_is_refused(store: MlflowStore, mlflow_runs: MlflowRuns, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ RATE = 100.0
 
 
 def requests_for(settings: Settings) -> Callable[[int], dict[str, Any]]:
-    """Requests for tests and agents that the feature store knows."""
+    """Requests for tests and agents that the feature store knows, each an episode of its own: `episode-<number>`."""
     tests = pc.unique(read_rows(settings.paths, TEST_EXECUTION_FEATURES, columns=["test_id"])["test_id"]).to_pylist()
     agents = pc.unique(
         read_rows(settings.paths, AGENT_CONTEXT_FEATURES, groups=["execution"], columns=["agent_id"])["agent_id"]
@@ -28,7 +28,7 @@ def requests_for(settings: Settings) -> Callable[[int], dict[str, Any]]:
 
     def make(number: int) -> dict[str, Any]:
         known = {"test_id": tests[number % len(tests)], "agent_id": agents[number % len(agents)]}
-        return {**example_request(SPEC), **known}
+        return {**example_request(SPEC), **known, "episode_id": f"episode-{number}", "step": 0}
 
     return make
 
@@ -37,6 +37,12 @@ def stored(engine: Engine) -> dict[str, str]:
     """Logged decisions and their status; each is there once by the table's key."""
     with read_transaction(engine) as session:
         return dict(session.execute(select(PredictionRecord.prediction_id, PredictionRecord.status)).tuples().all())
+
+
+def episodes(engine: Engine) -> dict[str, str]:
+    """Logged decisions and the episode that each belongs to."""
+    with read_transaction(engine) as session:
+        return dict(session.execute(select(PredictionRecord.prediction_id, PredictionRecord.episode_id)).tuples().all())
 
 
 def answered_ids(answers: Answers, *, before: float = float("inf")) -> set[str]:

@@ -16,7 +16,7 @@ import aiohttp
 import httpx
 import psutil
 
-from mlops_assets_tests.programs import free_port
+from mlops_assets_tests.programs import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 120.0
@@ -86,6 +86,19 @@ class LiveServer:
         """Post JSON."""
         return httpx.post(f"{self.url}{path}", json=document, timeout=30)
 
+    def decide(self, document: Any) -> Any:
+        """A decision with online features, which a machine that does much else may not read in time at first."""
+        answers: list[Any] = []
+
+        def complete() -> bool:
+            answer = self.post("/predict", document)
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+            return bool(answers[-1]["status"] == "ok")
+
+        wait_for(complete)
+        return answers[-1]
+
     def kill(self) -> None:
         """SIGKILL to all of its processes, as when the machine loses them."""
         assert self._process is not None
@@ -95,6 +108,12 @@ class LiveServer:
                 one.kill()
         self._process.wait()
         self._wait_port_free()
+
+    def kill_worker(self) -> None:
+        """SIGKILL to the process that answers; the one that supervises it goes on."""
+        assert self._process is not None
+        (worker,) = psutil.Process(self._process.pid).children()
+        worker.kill()
 
     def end(self) -> None:
         """Stop it as a supervisor does; killed when that takes too long."""
@@ -107,14 +126,15 @@ class LiveServer:
             self.kill()
 
     def _wait_port_free(self) -> None:
-        deadline = time.monotonic() + 10
-        while self.status("/livez") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: not self.status("/livez"), 10)
 
 
 @dataclass
 class Answers:
-    """What a load brought: (asked at, answered at, status, document) of every request, in seconds since 1970."""
+    """What a load brought: (asked at, answered at, status, document) of every request, in seconds since 1970.
+
+    Without an answer, the document has the `request` and the client's `error`.
+    """
 
     all: list[tuple[float, float, int, Any]] = field(default_factory=list)
 
@@ -160,12 +180,13 @@ async def _load(
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20)) as session:
 
         async def ask(number: int) -> None:
+            request = make(number)
             asked = time.time()
             try:
-                async with session.post(f"{url}/predict", json=make(number)) as answer:
+                async with session.post(f"{url}/predict", json=request) as answer:
                     status, document = answer.status, await answer.json(content_type=None)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                status, document = 0, repr(error)
+                status, document = 0, {"request": request, "error": repr(error)}
             answers.all.append((asked, time.time(), status, document))
 
         beside = None if meanwhile is None else asyncio.create_task(asyncio.to_thread(meanwhile))

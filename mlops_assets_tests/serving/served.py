@@ -82,6 +82,10 @@ def write_linear_policy(path: Path, spec: AgentSpec, weight: NDArray[Any], bias:
         ],
     )
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
-    facts = {"actions": list(range(actions)), "state_fields": spec.state_fields, "weights_hash": f"linear-{path.stem}"}
+    facts = {
+        "actions": spec.actions[:actions],
+        "state_fields": spec.state_fields,
+        "weights_hash": f"linear-{path.stem}",
+    }
     helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
     save(model, str(path))

@@ -258,7 +258,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str,
         ("oracle://u:secret@h/d", "SELECT 1", InputError, "install its driver"),
         ("postgresql://u:secret@127.0.0.1:1/d", "SELECT 1", TransientError, "make the database answer"),
         ("sqlite:///{file}", "SELECT * FROM absent", InputError, "no such table: absent"),
-        ("sqlite:///{file}", "CREATE TABLE other (x)", InputError, "correct the query"),
+        ("sqlite:///{file}", "CREATE TABLE other (x)", InputError, "readonly database; correct the query"),
     ],
 )
 def test_a_database_that_cannot_be_read_says_why(
@@ -272,13 +272,48 @@ def test_a_database_that_cannot_be_read_says_why(
     assert "secret" not in str(caught.value)
 
 
-def test_a_query_cannot_change_the_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["DELETE FROM asked", "DROP TABLE asked", "CREATE TABLE other (x)"])
+def test_a_query_cannot_change_the_database(tmp_path: Path, change: str) -> None:
     """Whoever may score a batch must not be able to delete its table by it."""
     url, query = _sqlite(tmp_path)
-    with pytest.raises(InputError), query_input(url, "DELETE FROM asked", GENERATION, scratch=tmp_path):
+    before = (tmp_path / "asked.db").read_bytes()
+    with pytest.raises(InputError, match="readonly"), query_input(url, change, GENERATION, scratch=tmp_path):
         pass
+    assert (tmp_path / "asked.db").read_bytes() == before
     with query_input(url, query, GENERATION, scratch=tmp_path) as batch:
         assert batch.rows == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SELECT 1; DROP TABLE asked",
+        "SELECT 1; COMMIT; DROP TABLE asked",
+        "SELECT dropped()",
+        "SELECT nextval('numbers') AS agent_id",
+    ],
+)
+def test_a_query_cannot_change_postgresql(
+    tmp_path: Path, new_postgres_database: NewPostgresDatabase, change: str
+) -> None:
+    """There a statement may be several, or hide in a function, and a sequence is not rolled back."""
+    engine = create_engine(new_postgres_database())
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE asked (x integer)")
+        connection.exec_driver_sql("CREATE SEQUENCE numbers")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION dropped() RETURNS text LANGUAGE plpgsql AS $$ BEGIN DROP TABLE asked; RETURN ''; END $$"
+        )
+    url = engine.url.render_as_string(hide_password=False)
+    with (
+        pytest.raises(InputError, match="read-only transaction"),
+        query_input(url, change, GENERATION, scratch=tmp_path),
+    ):
+        pass
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM asked").scalar_one() == 0
+        assert connection.exec_driver_sql("SELECT is_called FROM numbers").scalar_one() is False
+    engine.dispose()
 
 
 def _without(name: str) -> Callable[[pa.Table], pa.Table]:
@@ -564,6 +599,26 @@ def test_an_input_that_changes_meanwhile_is_not_published(home: Home, model: Ser
         home.score(batch, model, scorer=scorer)
     (folder,) = home.paths.batch_predictions("generation").iterdir()
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["online", "point in time"])
+def test_features_that_change_meanwhile_are_not_published(home: Home, model: ServedModel, *, timed: bool) -> None:
+    """Answers from two states of the features are published, and reused, under the name of the first."""
+    batch = home.input(batches.rows(GENERATION, 3 * CHUNK_ROWS, timed=timed))
+
+    def scorer(chunks: Iterator[Chunk]) -> Iterator[Answers]:
+        for chunk in chunks:
+            if chunk.number == 2:
+                rows = _feature_of(home, "agent-0", day=9)
+                home.store.write_agent_features("generation", rows, start=AS_OF.replace(hour=0))
+            yield answer(model, chunk)
+
+    with pytest.raises(TransientError, match=r"features changed while .* was scored, so nothing was published"):
+        home.score(batch, model, scorer=scorer)
+    (folder,) = home.paths.batch_predictions("generation").iterdir()
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    again = home.score(batch, model)
+    assert (again.reused, again.kept_parts, again.key != folder.name) == (False, 0, True)
 
 
 def test_a_failing_scorer_leaves_no_manifest(home: Home, model: ServedModel) -> None:

@@ -55,6 +55,7 @@ def decision(number: int) -> dict[str, Any]:
         "explored": False,
         "cached": False,
         "status": "ok",
+        "fallback": None,
         "missing_features": [],
         "latency_ms": 1.5,
         "timestamp": "2026-01-05T12:00:00Z",

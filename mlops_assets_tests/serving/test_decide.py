@@ -1,5 +1,6 @@
 """The decision: variants, exploration, fallback, cache and the log row, with every draw given."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, absent_features, confidence_of, new_prediction_id
 from mlops_assets.serving.models import ServedModel, ServedModels
+from mlops_assets.serving.parsing import parse_request
 from mlops_assets.serving.requests import DecisionRequest, request_model
 from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets_tests.serving.served import request_of, served_model
@@ -130,7 +132,10 @@ def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() ->
         "treatment",
     )
     # Or its outcomes would be credited to a model that never answered.
-    assert made.row["status"] == "fallback"
+    assert (made.row["status"], made.row["fallback"]) == ("ok", "absent")
+    # And that it had no features is a fact of its own.
+    blind = decide(decider(), models=alone, experiment=experiment(1.0), user_id="ann", features=None)
+    assert (blind.row["status"], blind.row["fallback"]) == ("degraded", "absent")
 
 
 @pytest.mark.parametrize("failure", ["raises", "nan"])
@@ -146,7 +151,7 @@ def test_the_champion_answers_for_a_candidate_that_fails(failure: str) -> None:
         {("execution", "champion"): CHAMPION, ("execution", "challenger"): computing(broken, "2.0.0")}
     )
     made = decide(decider(), models=models, experiment=experiment(1.0), user_id="ann")
-    assert (made.row["status"], made.row["model_version"], made.row["variant"]) == ("fallback", "1.0.0", "treatment")
+    assert (made.row["fallback"], made.row["model_version"], made.row["variant"]) == ("failed", "1.0.0", "treatment")
     assert made.failure is not None
     assert "2.0.0" in made.failure
     only = ServedModels({("execution", "champion"): computing(broken, "1.0.0")})
@@ -186,14 +191,23 @@ def test_the_cache_knows_versions_and_still_counts() -> None:
     by = decider()
     first = ServedModels({("execution", "champion"): computing(counting, "1.0.0")})
     second = ServedModels({("execution", "champion"): computing(counting, "1.1.0")})
-    one, two, promoted = (decide(by, models=models) for models in (first, first, second))
+    whole = {field.name: 1.0 for field in SPEC.context if field.low <= 1.0 <= field.high}
+    one, two, promoted = (decide(by, models=models, context=whole) for models in (first, first, second))
     assert [made.row["cached"] for made in (one, two, promoted)] == [False, True, False]
     assert one.row["q_values"] == two.row["q_values"]
     assert one.row["prediction_id"] != two.row["prediction_id"]
     assert (by.cache.hits, len(calls)) == (1, 2)
     # 1 and 1.0 are one number, and the order of a JSON object is none.
-    turned = dict(reversed(list(asked(SPEC).context.__dict__.items())))
-    assert decide(by, models=second, context=turned).row["cached"]
+    fields = asked(SPEC, context=whole).context.model_dump()
+    turned = {name: int(value) if value == int(value) else value for name, value in reversed(fields.items())}
+    assert list(turned) != list(fields)
+    assert any(isinstance(value, int) for value in turned.values())
+    body = json.dumps({**request_of(SPEC), "context": turned}).encode()
+    again = by.decide(
+        parse_request(body, {}), models=second, experiment=None, features=FEATURES, now=NOW, started=0.0, channel="http"
+    )
+    assert again.row["cached"]
+    np.testing.assert_array_equal(again.vector, promoted.vector)
 
 
 def test_a_decision_without_episode_is_its_own() -> None:

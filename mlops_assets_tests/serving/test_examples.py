@@ -19,10 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mlops_assets.experiences.identity import IdentityRules
 from mlops_assets.experiences.napfd import napfd
 from mlops_assets.experiences.replay.environment import ReplayEpisode
 from mlops_assets.experiences.replay.rewards import PriorityClass
 from mlops_assets.experiences.reports.detect import parse_report
+from mlops_assets.experiences.reports.model import report_table
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.serving.client import DecisionClient, Outcome, ServerUnavailableError
@@ -80,6 +82,7 @@ class Server:
                 "explored": False,
                 "cached": False,
                 "status": "ok",
+                "fallback": None,
                 "missing_features": [],
                 "latency_ms": 0.1,
                 "timestamp": "2026-01-05T12:00:00Z",
@@ -123,30 +126,39 @@ def past(*verdicts: Sequence[str]) -> list[Any]:
     ]
 
 
+RULES = IdentityRules()
+
+
 def shop_tests(count: int) -> list[Any]:
     """The tests a.py::t0, a.py::t1, ..."""
-    return [suite.suite_test(f"a.py::t{number}") for number in range(count)]
+    return [suite.suite_test(f"a.py::t{number}", RULES) for number in range(count)]
 
 
 @pytest.mark.parametrize(
-    ("node_id", "classname", "name"),
+    ("node_id", "classname", "name", "browser"),
     [
-        ("test_a.py::test_b", "test_a", "test_b"),
-        ("tests/sub/test_a.py::TestC::test_b", "tests.sub.test_a.TestC", "test_b"),
-        ("tests/test_a.py::test_b[x::y/z.py]", "tests.test_a", "test_b[x::y/z.py]"),
-        ("e2e/login.spec.ts::Login › signs in", "e2e/login.spec.ts", "Login › signs in"),
-        ("com.acme.CartTest::adds [1]", "com.acme.CartTest", "adds [1]"),
+        ("test_a.py::test_b", "test_a", "test_b", ""),
+        ("tests/sub/test_a.py::TestC::test_b", "tests.sub.test_a.TestC", "test_b", ""),
+        ("tests/test_a.py::test_b[x::y/z.py]", "tests.test_a", "test_b[x::y/z.py]", ""),
+        ("e2e/login.spec.ts::Login › signs in", "e2e/login.spec.ts", "Login › signs in", ""),
+        ("[Mobile Safari] › e2e/login.spec.ts::Login › in", "e2e/login.spec.ts", "Login › in", "Mobile Safari"),
+        ("[slug]/page.spec.ts::Page › [x] › opens", "[slug]/page.spec.ts", "Page › [x] › opens", ""),
+        ("com.acme.CartTest::adds [1]", "com.acme.CartTest", "adds [1]", ""),
     ],
 )
-def test_ids_are_split_as_reports_name_them(node_id: str, classname: str, name: str) -> None:
+def test_ids_are_split_as_reports_name_them(node_id: str, classname: str, name: str, browser: str) -> None:
     """No verdict would be found for the test, and nothing learnt."""
-    assert suite.suite_test(node_id) == suite.SuiteTest(node_id, classname, name)
+    test = suite.suite_test(node_id, RULES)
+    assert (test.id, test.suite, test.name, test.project) == (node_id, classname, name, browser)
+    assert test.test_id == RULES.identity(classname, name, browser).test_id
+    other = suite.suite_test(node_id, RULES, browser="edge")
+    assert other.project == (browser or "edge")
 
 
 def test_an_id_without_a_suite_is_refused() -> None:
     """A list of file names would be taken for tests that never get a verdict."""
     with pytest.raises(InputError, match=r"'login\.spec\.ts'"):
-        suite.suite_test("login.spec.ts")
+        suite.suite_test("login.spec.ts", RULES)
 
 
 def test_the_context_is_that_of_training(server: Server) -> None:
@@ -228,7 +240,8 @@ def test_rewards_add_up_to_the_cycles_napfd() -> None:
     actions = [PriorityClass.LOW, PriorityClass.HIGH, PriorityClass.SKIP, PriorityClass.NORMAL]
     cycle = decided(actions, [0.5, 0.2, 0.0, 0.9], [0.2, 0.4, 1.0, 0.6])
     content = junit(("t0", "failed", 0.1), ("t1", "passed", 0.2), ("t2", "passed", 0.5), ("t3", "failed", 0.3))
-    finished, outcomes = suite.finished(cycle, parse_report(content, "xml"))
+    finished, outcomes = suite.finished(cycle, parse_report(content, "xml"), RULES)
+    assert all(isinstance(one, Outcome) for one in outcomes)
     durations, failed = np.array([100.0, 200.0, 500.0, 300.0]), np.array([True, False, False, True])
     assert sum(one.reward for one in outcomes) == pytest.approx(100.0 * napfd([1, 3, 0], durations, failed))
     assert [one.done for one in outcomes] == [False, False, False, True]
@@ -247,7 +260,7 @@ def test_rewards_add_up_to_the_cycles_napfd() -> None:
 def test_a_test_without_a_verdict_leaves_the_cycle_without_a_price() -> None:
     """A test that did not run would be counted as one that passed."""
     cycle = decided([1, 1], [0.5, 0.5], [1.0, 1.0])
-    finished, outcomes = suite.finished(cycle, parse_report(junit(("t1", "failed", 0.1)), "xml"))
+    finished, outcomes = suite.finished(cycle, parse_report(junit(("t1", "failed", 0.1)), "xml"), RULES)
     assert outcomes == []
     assert [run.test_id for run in finished.runs] == [shop_tests(2)[1].test_id]
 
@@ -255,7 +268,8 @@ def test_a_test_without_a_verdict_leaves_the_cycle_without_a_price() -> None:
 def test_a_cycle_without_a_failure_is_history_without_a_price() -> None:
     """Green cycles are most cycles, and would teach that nothing matters."""
     cycle = decided([1, 1], [0.5, 0.5], [1.0, 1.0])
-    finished, outcomes = suite.finished(cycle, parse_report(junit(("t0", "passed", 0.1), ("t1", "passed", 0.1)), "xml"))
+    content = junit(("t0", "passed", 0.1), ("t1", "passed", 0.1))
+    finished, outcomes = suite.finished(cycle, parse_report(content, "xml"), RULES)
     assert outcomes == []
     assert len(finished.runs) == 2
 
@@ -264,12 +278,76 @@ def test_a_skipped_test_is_no_failure_and_no_run() -> None:
     """pytest.skip would teach that the test fails, or that it passes."""
     cycle = decided([1, 1], [0.5, 0.5], [1.0, 1.0])
     finished, outcomes = suite.finished(
-        cycle, parse_report(junit(("t0", "skipped", 0.0), ("t1", "failed", 0.1)), "xml")
+        cycle, parse_report(junit(("t0", "skipped", 0.0), ("t1", "failed", 0.1)), "xml"), RULES
     )
     assert len(outcomes) == 2
     assert outcomes[0].best_action != PriorityClass.HIGH
     history = suite.cycle_history([finished], "later", NOW + DAY, shop_tests(2))
     assert history.runs_seen.tolist() == [0.0, 1.0]
+
+
+def playwright(*results: tuple[str, str, str, float]) -> bytes:
+    """Playwright's JSON of (project, title, status, ms), all in `cart.spec.ts`, below `Cart`."""
+    specs = [
+        {"title": title, "file": "cart.spec.ts", "tests": [
+            {"projectName": project, "status": status, "results": [{"status": "", "duration": duration}]}]}
+        for project, title, status, duration in results
+    ]  # fmt: skip
+    described = {"title": "Cart", "specs": specs}
+    return json.dumps(
+        {"stats": {}, "suites": [{"title": "cart.spec.ts", "file": "cart.spec.ts", "suites": [described]}]}
+    ).encode()
+
+
+def cart_cycle(*ids: str, rules: IdentityRules = RULES) -> Any:
+    """A decided cycle of these ids, all of one class."""
+    tests = [suite.suite_test(one, rules) for one in ids]
+    return suite.DecidedCycle("now", NOW, tuple(suite.Step(f"p-{t.id}", t, 1, 0.5, 1.0) for t in tests))
+
+
+def verdicts(cycle: Any, content: bytes, rules: IdentityRules = RULES) -> list[tuple[str, float]]:
+    """Status and duration of each run that is found in a Playwright report."""
+    past_cycle, _ = suite.finished(cycle, parse_report(content, "json"), rules)
+    return [(run.status, run.duration_ms) for run in past_cycle.runs]
+
+
+CHROMIUM, FIREFOX = "[chromium] › cart.spec.ts::Cart › pays", "[firefox] › cart.spec.ts::Cart › pays"
+PAYS = playwright(("chromium", "pays", "unexpected", 20.0), ("firefox", "pays", "expected", 30.0))
+
+
+def test_every_project_has_its_own_verdict_and_the_identity_of_ingestion() -> None:
+    """The last project's verdict would be everybody's, and a test that is asked about has no features online."""
+    cycle = cart_cycle(FIREFOX, CHROMIUM)
+    assert verdicts(cycle, PAYS) == [("passed", 30.0), ("failed", 20.0)]
+    parsed = parse_report(PAYS, "json")
+    ingested, _ = report_table(parsed, rules=RULES, source_file="", source_hash="", fallback_start=NOW)
+    assert sorted(step.test.test_id for step in cycle.steps) == sorted(ingested["test_id"].to_pylist())
+    _, outcomes = suite.finished(cycle, parsed, RULES)
+    # Not to run it costs the cycle its failure; nothing is lost with the one that passed.
+    assert [one.action_values[PriorityClass.SKIP] < max(one.action_values) for one in outcomes] == [False, True]
+
+
+def test_a_test_that_is_reported_twice_has_failed_if_it_failed_once() -> None:
+    """Of repeated runs only the last one would count, and a failure is taken for a pass."""
+    repeated = playwright(
+        ("chromium", "pays", "unexpected", 30.0),
+        ("chromium", "pays", "expected", 20.0),
+        ("chromium", "adds", "skipped", 0.0),
+        ("chromium", "adds", "expected", 5.0),
+    )
+    cycle = cart_cycle(CHROMIUM, "[chromium] › cart.spec.ts::Cart › adds")
+    assert verdicts(cycle, repeated) == [("failed", 50.0), ("passed", 5.0)]
+
+
+def test_a_test_under_two_names_is_found_by_its_identity() -> None:
+    """A project that has declared two browsers one test would get no verdict for it."""
+    one = RULES.identity("cart.spec.ts", "Cart › pays", "").test_id
+    rules = IdentityRules(aliases={f"{one} [{browser}]": one for browser in ("chromium", "firefox")})
+    assert verdicts(cart_cycle("cart.spec.ts::Cart › pays", rules=rules), PAYS, rules) == [("failed", 50.0)]
+    # Both names asked for: each has its own, and what has none gets nobody else's.
+    assert verdicts(cart_cycle(CHROMIUM, FIREFOX, rules=rules), PAYS, rules) == [("failed", 20.0), ("passed", 30.0)]
+    only = playwright(("chromium", "pays", "unexpected", 30.0))
+    assert verdicts(cart_cycle(CHROMIUM, FIREFOX, rules=rules), only, rules) == [("failed", 30.0)]
 
 
 def test_memory_keeps_the_last_cycles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,9 +412,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(server: Server, *arguments: str) -> int:
+def run(server: Server, *arguments: str, **variables: str) -> int:
     """Run the example's command in this process."""
-    return int(suite.main(arguments, {"DECISIONS_URL": server.url}))
+    return int(suite.main(arguments, {"DECISIONS_URL": server.url, **variables}))
 
 
 def ran(folder: Path) -> list[str]:
@@ -347,7 +425,7 @@ def ran(folder: Path) -> list[str]:
 
 def test_collected_ids_are_found_in_pytests_own_report(project: Path, tmp_path: Path) -> None:
     """Parameters with brackets, spaces or colons would be lost between the two spellings of one test."""
-    collected = suite.collect(["tests"], [])
+    collected = suite.collect(["tests"], [], RULES)
     assert len(collected) == 7
     report = tmp_path / "report.xml"
     assert suite.run_pytest(collected, [], report) == 1
@@ -434,6 +512,51 @@ def test_other_runners_get_an_order_and_report_by_junit(
     assert run(server, "order", "--tests", "ids.txt") == suite.REFUSED
 
 
+def test_playwrights_projects_are_ordered_and_reported_by_its_json(
+    project: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two browsers would be asked about as one test that nobody has ingested."""
+    Path("ids.txt").write_text(f"{CHROMIUM}\n{FIREFOX}\n", encoding="utf-8")
+    server.action = lambda test_id: PriorityClass.HIGH if "[firefox]" in test_id else PriorityClass.LOW
+    assert run(server, "order", "--tests", "ids.txt") == 0
+    assert capsys.readouterr().out.splitlines() == [FIREFOX, CHROMIUM]
+    assert {one["test_id"] for one in server.asked} == {
+        f"cart.spec.ts › Cart › pays [{browser}]" for browser in ("chromium", "firefox")
+    }
+    Path("results.json").write_bytes(PAYS)
+    assert run(server, "report", "--junit", "results.json") == 0
+    assert len(server.told) == 2
+
+
+def test_ids_without_the_project_are_refused_with_those_of_the_report(
+    project: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict of any browser would be taken for the test's."""
+    Path("ids.txt").write_text("cart.spec.ts::Cart › pays\n", encoding="utf-8")
+    Path("results.json").write_bytes(PAYS)
+    assert run(server, "order", "--tests", "ids.txt") == 0
+    assert run(server, "report", "--junit", "results.json") == suite.REFUSED
+    assert f"as 'cart.spec.ts::Cart › pays' is one; it names '{CHROMIUM}'" in capsys.readouterr().err
+    assert run(server, "order", "--tests", "ids.txt", "--browser", "chromium") == 0
+    assert server.asked[-1]["test_id"] == "cart.spec.ts › Cart › pays [chromium]"
+    assert run(server, "report", "--junit", "results.json") == 0
+    assert len(server.told) == 1
+    Path("ids.txt").write_text(f"cart.spec.ts::Cart › pays\n{CHROMIUM}\n", encoding="utf-8")
+    assert run(server, "order", "--tests", "ids.txt", "--browser", "chromium") == suite.REFUSED
+
+
+def test_identities_follow_the_projects_own_rules(
+    project: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With rules of its own, a project's tests would be asked about under names that its features do not have."""
+    Path("rules.yaml").write_text("replace: [{pattern: 'step \\d', with: 'step <n>'}]\n", encoding="utf-8")
+    Path("ids.txt").write_text("cart.spec.ts::Cart › step 1\n", encoding="utf-8")
+    assert run(server, "order", "--tests", "ids.txt", MLOPS_IDENTITY_RULES="rules.yaml") == 0
+    assert [one["test_id"] for one in server.asked] == ["cart.spec.ts › Cart › step <n>"]
+    assert run(server, "order", "--tests", "ids.txt", MLOPS_IDENTITY_RULES="absent.yaml") == suite.REFUSED
+    assert "absent.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"<html/>", junit(("elsewhere", "passed", 1.0))])
 def test_a_report_of_something_else_is_refused(project: Path, server: Server, content: bytes) -> None:
     """The cycle would be forgotten without its outcome."""
@@ -452,14 +575,11 @@ def test_outcomes_are_not_lost_to_a_failing_server(tmp_path: Path, server: Serve
     server.broken = True
     with DecisionClient(server.url, retries=0) as client:
         with pytest.raises(ServerUnavailableError):
-            suite.report(client, memory, tmp_path / "r.xml")
+            suite.report(client, memory, tmp_path / "r.xml", RULES)
         assert memory.waiting().cycle_id == "now"
         server.broken = False
-        receipt = suite.report(client, memory, tmp_path / "r.xml")
+        receipt = suite.report(client, memory, tmp_path / "r.xml", RULES)
     assert receipt.accepted == 1
-    assert isinstance(
-        suite.finished(decided([1], [0.5], [1.0]), parse_report(junit(("t0", "failed", 0.1)), "xml"))[1][0], Outcome
-    )
 
 
 def test_the_shell_example_asks_a_valid_question() -> None:

@@ -55,7 +55,7 @@ class Door:
     def __init__(self, *, app: ASGIApp = echo, authenticated: bool = True, **changes: Any) -> None:
         self.seconds = 100.0
         self.now = NOW
-        self.tokens: dict[str, ApiToken] = {token_hash(SECRET): ApiToken("ci", None, None)}
+        self.tokens: dict[str, ApiToken] | None = {token_hash(SECRET): ApiToken("ci", None, None)}
         self.guard = Guard(
             app,
             authenticated=authenticated,
@@ -103,6 +103,18 @@ def is_problem(response: httpx.Response, status: int) -> bool:
     body = response.json()
     assert set(body) == {"type", "title", "status", "detail"}
     return bool(response.status_code == body["status"] == status)
+
+
+def test_before_tokens_are_known_nobody_is_told_that_his_is_not() -> None:
+    """After a restart, clients with a valid token are told for good that it was revoked."""
+    door = Door()
+    door.tokens = None
+    refused = door.ask()
+    assert is_problem(refused, 503)
+    assert refused.headers["Retry-After"] == "1"
+    assert door.ask("/livez").status_code == 200
+    door.tokens = {token_hash(SECRET): ApiToken("ci", None, None)}
+    assert door.ask().status_code == 200
 
 
 def test_a_valid_token_passes_and_is_named() -> None:

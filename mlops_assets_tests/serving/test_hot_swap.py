@@ -20,6 +20,7 @@ SPEC = AGENTS["execution"]
 NAME = SPEC.registered_model
 # The swap's bound, and as much again for a machine that does something else.
 BOUND_SECONDS = 2.0
+RATE = 200.0
 
 
 def test_a_hundred_switches_under_load(served_home: Path, new_server: Callable[..., LiveServer]) -> None:
@@ -42,9 +43,9 @@ def test_a_hundred_switches_under_load(served_home: Path, new_server: Callable[.
             history.append((time.time(), semver[number]))
             time.sleep(pause)
 
-    answers = load(server.url, lambda _: example_request(SPEC), rate=200, seconds=1, meanwhile=switch)
+    answers = load(server.url, lambda _: example_request(SPEC), rate=RATE, seconds=1, meanwhile=switch)
     assert answers.statuses.keys() == {200}, answers.statuses
-    assert len(answers.all) > 200 * sum(pauses) * 0.5
+    assert len(answers.all) > RATE * sum(pauses) * 0.95
     strict = 0
     for asked, answered, _, document in answers.all:
         served = document["model"]["version"]

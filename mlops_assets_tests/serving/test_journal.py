@@ -53,17 +53,39 @@ def test_what_is_not_done_is_read_again(tmp_path: Path) -> None:
     journal.close(remove=False)
 
 
-def test_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
+def test_a_line_that_a_killed_process_left_half_is_no_line(tmp_path: Path) -> None:
     """Half a line goes into the database as a row."""
+    dead = JournalFolder.create(tmp_path)
+    dead.append("whole\n")
+    (path,) = dead.folder.glob("*.jsonl")
+    with path.open("a") as file:
+        file.write("whole as well\nhal")
+    dead.close(remove=False)
+    (left,) = abandoned_journals(tmp_path)
+    assert _read_all(left) == ["whole\n", "whole as well\n"]
+    left.close(remove=True)
+
+
+def test_what_a_write_may_still_take_back_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes the first lines of a write and not the last: they are shipped, and then others at their place."""
     journal = JournalFolder.create(tmp_path)
-    journal.append("whole\n")
-    (path,) = journal.folder.glob("*.jsonl")
-    with path.open("a") as file:
-        file.write("hal")
-    assert _read_all(journal) == ["whole\n"]
-    with path.open("a") as file:
-        file.write("f\n")
-    assert _read_all(journal) == ["half\n"]
+    read: list[str] = []
+    real, room = os.write, [6, 0, 6, 0]
+
+    def filling_up(descriptor: int, data: bytes) -> int:
+        left = room.pop(0)
+        if left:
+            return real(descriptor, data[:left])
+        read.extend(_read_all(journal))
+        raise OSError(28, "No space left on device")
+
+    for written in ("first\n", "second\n"):
+        monkeypatch.setattr(os, "write", filling_up)
+        with pytest.raises(StorageError, match="the disk is full"):
+            journal.append("one\ntwo\nthree\n")
+        monkeypatch.setattr(os, "write", real)
+        journal.append(written)
+    assert [*read, *_read_all(journal)] == ["first\n", "second\n"]
     journal.close(remove=False)
 
 

@@ -1,21 +1,25 @@
 """The real server over a home in which the lifecycle ran: every route, as a user meets it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 
-from mlops_assets.experiments.experiments import create_experiment
+from mlops_assets.experiments.assignment import CONTROL, TREATMENT
+from mlops_assets.experiments.experiments import change_experiment, create_experiment
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.foundation.tables import PredictionRecord
+from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.serving.api_documents import example_request
-from mlops_assets.serving.tokens import create_token
+from mlops_assets.serving.tokens import create_token, revoke_token
 from mlops_assets_tests.lifecycle.conftest import FirstLifecycle
+from mlops_assets_tests.programs import wait_for
 from mlops_assets_tests.serving.live import LiveServer
+from mlops_assets_tests.serving.versions import register_linear_version
 
 pytestmark = pytest.mark.slow
 SPEC = AGENTS["execution"]
@@ -38,13 +42,12 @@ def server(first_lifecycle: FirstLifecycle, tmp_path_factory: pytest.TempPathFac
 def test_an_answer_has_everything(server: LiveServer, name: str) -> None:
     """An answer lacks what its outcome, its explanation or an auditor needs."""
     spec = AGENTS[name]
-    answer = server.post("/predict", example_request(spec))
-    assert answer.status_code == 200, answer.text
-    found = answer.json()
+    found = server.decide(example_request(spec))
     assert list(found["q_values"]) == list(spec.actions)
     assert found["action_name"] == max(found["q_values"], key=found["q_values"].get) == spec.actions[found["action"]]
     assert found["model"] == {"name": spec.registered_model, "version": "1.0.0", "alias": "champion"}
-    assert (found["variant"], found["experiment"], found["propensity"], found["status"]) == ("control", None, 1.0, "ok")
+    assert (found["variant"], found["experiment"], found["propensity"]) == ("control", None, 1.0)
+    assert (found["status"], found["fallback"]) == ("ok", None)
     assert 0.0 <= found["confidence"] <= 1.0
     assert len(found["prediction_id"]) == 32
     # Of an agent that is known, its own features are there; the test of the example was never run.
@@ -130,22 +133,39 @@ def test_health_models_and_metrics(server: LiveServer) -> None:
 
 
 def test_users_of_an_experiment_stay_in_their_arm(server: LiveServer) -> None:
-    """A user meets two models in turn, or the split is another one than the analysis assumes."""
+    """A user meets two models in turn, another split than the analysis assumes, or an arm is not what it says."""
     settings = load_settings({"MLOPS_HOME": str(server.home)})
     engine = create_operational_engine(settings.database)
-    now = SystemClock().now()
-    made = create_experiment(engine, "half", "generation", treatment_share=0.5, user="tests", now=now)
+    store = MlflowStore(settings.tracking_uri)
+    spec = AGENTS["generation"]
+    made = create_experiment(engine, "half", spec.name, treatment_share=0.5, user="tests", now=SystemClock().now())
+    variants = {f"u{i}": made.variant(f"u{i}") for i in range(40)}
+    assert set(variants.values()) == {CONTROL, TREATMENT}
+
+    def assert_arms(arms: Mapping[str, tuple[str, str, str | None]]) -> None:
+        """Version, alias and fallback of each arm, for each user twice."""
+        seen: dict[str, set[tuple[float, ...]]] = {CONTROL: set(), TREATMENT: set()}
+        for user, variant in variants.items():
+            for _ in range(2):
+                answer = server.decide({**example_request(spec), "user_id": user, "experiment": "half"})
+                model = answer["model"]
+                assert (answer["experiment"], answer["variant"]) == ("half", variant)
+                assert (model["version"], model["alias"], answer["fallback"]) == arms[variant]
+                seen[variant].add(tuple(answer["q_values"].values()))
+        # The numbers are those of the version that is named.
+        assert seen[CONTROL].isdisjoint(seen[TREATMENT]) == (arms[CONTROL][0] != arms[TREATMENT][0])
+
+    champion = ("1.0.0", "champion", None)
     try:
-        spec, deadline = AGENTS["generation"], 50
-        while server.post("/predict", example_request(spec)).json()["experiment"] != "half":
-            deadline -= 1
-            assert deadline, "the server does not know of the experiment"
-        for i in range(40):
-            request = {**example_request(spec), "user_id": f"u{i}", "experiment": "half"}
-            answers = [server.post("/predict", request).json() for _ in range(2)]
-            assert {one["variant"] for one in answers} == {made.variant(f"u{i}")}
+        wait_for(lambda: server.post("/predict", example_request(spec)).json()["experiment"] == "half")
+        # Without a challenger its users get the champion, and the answer says so.
+        assert_arms({CONTROL: champion, TREATMENT: ("1.0.0", "champion", "absent")})
+        challenger = register_linear_version(settings.tracking_uri, spec, "2.0.0", seed=8)
+        store.set_alias(spec.registered_model, "challenger", challenger)
+        wait_for(lambda: _served(server, spec.name) == {"champion": "1.0.0", "challenger": "2.0.0"})
+        assert_arms({CONTROL: champion, TREATMENT: ("2.0.0", "challenger", None)})
         status = server.get("/experiments/half/status")
-        assert (status["treatment_share"], set(status["variants"])) == (0.5, {"control", "treatment"})
+        assert (status["treatment_share"], set(status["variants"])) == (0.5, {CONTROL, TREATMENT})
         assert server.status("/experiments/absent/status") == 404
         absent = {**example_request(spec), "experiment": "absent"}
         assert server.post("/predict", absent).status_code == 404
@@ -155,7 +175,17 @@ def test_users_of_an_experiment_stay_in_their_arm(server: LiveServer) -> None:
         )
         assert server.get("/experiments")["experiments"][0]["name"] == "half"
     finally:
+        store.drop_alias(spec.registered_model, "challenger")
+        change_experiment(engine, "half", status="stopped", user="tests", now=SystemClock().now())
+        # The next test finds the server as this one did.
+        wait_for(lambda: _served(server, spec.name) == {"champion": "1.0.0"})
+        wait_for(lambda: server.post("/predict", example_request(spec)).json()["experiment"] is None)
         engine.dispose()
+
+
+def _served(server: LiveServer, agent: str) -> dict[str, str]:
+    """Versions in service by alias."""
+    return {one["alias"]: one["version"] for one in server.get("/models")["models"] if one["agent"] == agent}
 
 
 def test_refusals_are_problem_documents(server: LiveServer) -> None:
@@ -204,8 +234,7 @@ def test_the_description_is_complete(server: LiveServer) -> None:
 def test_without_a_champion_nothing_is_ready(new_server: Callable[..., LiveServer], tmp_path: Path) -> None:
     """A server without a model says that it is healthy, and gets the traffic (B-62)."""
     server = new_server(tmp_path / "empty", wait=False)
-    while server.status("/livez") != 200:
-        pass
+    wait_for(lambda: server.status("/livez") == 200)
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.headers["Retry-After"]) == (503, "1")
     health = httpx.get(f"{server.url}/health")
@@ -216,18 +245,18 @@ def test_without_a_champion_nothing_is_ready(new_server: Callable[..., LiveServe
 
 
 def test_tokens_open_and_are_revoked(served_home: Path, new_server: Callable[..., LiveServer]) -> None:
-    """Everybody who reaches the port decides."""
+    """Everybody who reaches the port decides, or who once had a token decides for ever."""
     server = new_server(served_home, MLOPS_SERVING_AUTHENTICATION="required")
     engine = create_operational_engine(load_settings({"MLOPS_HOME": str(served_home)}).database)
     assert server.post("/predict", example_request(SPEC)).status_code == 401
     token = create_token(engine, "ci", user="tests", now=SystemClock().now())
-    headers, tries = {"Authorization": f"Bearer {token}"}, 100
-    while (status := httpx.get(f"{server.url}/models", headers=headers).status_code) == 401:
-        tries -= 1
-        assert tries
-    assert status == 200
+    headers = {"Authorization": f"Bearer {token}"}
+    wait_for(lambda: httpx.get(f"{server.url}/models", headers=headers).status_code == 200)
     answer = httpx.post(f"{server.url}/predict", headers=headers, json=example_request(SPEC))
     assert answer.status_code == 200
+    assert revoke_token(engine, "ci", user="tests", now=SystemClock().now())
+    wait_for(lambda: httpx.get(f"{server.url}/models", headers=headers).status_code == 401)
+    assert httpx.post(f"{server.url}/predict", headers=headers, json=example_request(SPEC)).status_code == 401
     server.end()
     with read_transaction(engine) as session:
         assert session.get(PredictionRecord, answer.json()["prediction_id"]) is not None

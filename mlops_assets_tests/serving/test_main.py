@@ -22,6 +22,8 @@ def test_the_command_says_where_and_how_many() -> None:
         "127.0.0.1",
         "--port",
         "8123",
+        "--timeout-keep-alive",
+        "75",
     ]
     environment = server_environment(settings, {"PATH": "/bin", "DO_NOT_TRACK": "yes"})
     assert environment["BENTOML_CONFIG_OPTIONS"] == "services.decisions.workers=3"

@@ -85,16 +85,31 @@ def test_an_unknown_decision_is_refused_and_a_fresh_one_is_known(served: Engine)
         (told(done=False), "outcomes.0.done", "ends its episode"),
         (told(best_action=4, action_values=[0.0] * 4), "outcomes.0.best_action", "4 is not one of execution's 4"),
         (told(best_action=1, action_values=[0.0] * 3), "outcomes.0.action_values", "3 values for execution's 4"),
+        (
+            told(best_action=1, action_values=[0.0, 1.0, -1e39, 0.0]),
+            "outcomes.0.action_values",
+            r"-1e\+39 is beyond single precision",
+        ),
+        (
+            told(best_action=1, action_values=[0.0, 1.0, 2.5, 0.0]),
+            "outcomes.0.best_action",
+            "action 1 is worth 1, another one 2.5",
+        ),
     ],
 )
 def test_what_does_not_fit_the_agent_is_refused(
     served: Engine, outcome: OutcomeRequest, field: str, message: str
 ) -> None:
-    """A reward in another unit gets into the training data."""
+    """A reward in another unit gets into the training data, or a label that contradicts itself."""
     with pytest.raises(OutcomeFieldError, match=message) as refused:
         record(served, outcome, told("p1"))
     assert refused.value.field == field
     assert rewards(served) == {}
+
+
+def test_any_of_several_best_actions_is_a_label(served: Engine) -> None:
+    """Whoever breaks ties in another way than the first of equals cannot tell a label."""
+    assert record(served, told(best_action=2, action_values=[3.0, -3.4e38, 3.0, 3.0])) == (1, 0)
 
 
 def test_decisions_of_an_episode_may_be_unfinished(served: Engine) -> None:

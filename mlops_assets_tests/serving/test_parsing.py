@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlops_assets.experiences.identity import MAX_TEST_ID, IdentityRules
 from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.serving.api_documents import example_request
 from mlops_assets.serving.boundary import ProblemError
 from mlops_assets.serving.parsing import parse_batch, parse_outcomes, parse_request
@@ -65,6 +67,8 @@ def test_the_documented_example_is_taken(name: str) -> None:
         ({**GOOD, "agent_id": "a\nb"}, "agent_id", "match pattern"),
         ({**GOOD, "test_id": "a\x00b"}, "test_id", "match pattern"),
         ({**GOOD, "step": 1}, "body", "step needs episode_id"),
+        ({**GOOD, "episode_id": "e"}, "body", "episode_id needs step"),
+        ({**GOOD, "test_id": "t" * (MAX_TEST_ID + 1)}, "test_id", f"at most {MAX_TEST_ID} characters"),
         ({**GOOD, "step": -1, "episode_id": "e"}, "step", "greater than or equal to 0"),
         ({**GOOD, "step": 1.0, "episode_id": "e"}, "step", "valid integer"),
         ({**GOOD, "requirement_text": "x"}, "requirement_text", "Extra inputs are not permitted"),
@@ -81,6 +85,27 @@ def test_a_wrong_field_is_named(document: Any, field: str, message: str) -> None
     assert field in [error["field"] for error in problem.errors]
     assert any(message in error["message"] for error in problem.errors if error["field"] == field)
     assert field in problem.detail
+
+
+def test_an_episode_begins_at_a_step_that_is_said() -> None:
+    """Decisions that all stand at the default step are one to the episode, and the outcomes of the others are lost."""
+    for step in (0, 1):
+        asked = parse_request(json.dumps({**GOOD, "episode_id": "e", "step": step}).encode(), {})
+        assert (asked.episode_id, asked.step) == ("e", step)
+    alone = parse_request(json.dumps({**GOOD, "episode_id": None}).encode(), {})
+    assert (alone.episode_id, alone.step) == (None, 0)
+
+
+def test_every_identity_of_a_test_is_taken() -> None:
+    """A test with a long title has experiences and features, and no decision can be asked for."""
+    test_id = IdentityRules().identity("a.spec.ts", "long title " * 50, "chromium").test_id
+    assert len(test_id) == MAX_TEST_ID
+    assert parse_request(json.dumps({**GOOD, "test_id": test_id}).encode(), {}).test_id == test_id
+
+
+def test_the_log_has_room_for_every_identity() -> None:
+    """PostgreSQL refuses a longer text: the decision is answered, and its row is set aside."""
+    assert PredictionRecord.__table__.c.test_id.type.length >= MAX_TEST_ID
 
 
 @pytest.mark.parametrize(

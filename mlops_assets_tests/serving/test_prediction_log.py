@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import OperationalError
 
 from mlops_assets.foundation.agents import AGENTS
@@ -21,7 +21,7 @@ from mlops_assets.foundation.errors import InputError, StorageError
 from mlops_assets.foundation.tables import PredictionRecord, ShadowPredictionRecord
 from mlops_assets.serving.journal import JournalFolder
 from mlops_assets.serving.prediction_log import LogFull, PredictionLog
-from mlops_assets.serving.prediction_rows import PREDICTION, decode_entry, encode_entry
+from mlops_assets.serving.prediction_rows import PREDICTION, SHADOW, decode_entry, encode_entry
 from mlops_assets_tests.experiences.served import prediction_row
 from mlops_assets_tests.programs import wait_for
 
@@ -56,6 +56,26 @@ def stored(engine: Engine) -> list[str]:
     """Ids in the database."""
     with read_transaction(engine) as session:
         return list(session.scalars(select(PredictionRecord.prediction_id).order_by(PredictionRecord.prediction_id)))
+
+
+def shadow_row(number: int) -> dict[str, Any]:
+    """What a shadow would have answered."""
+    return {
+        "prediction_id": f"p{number:06d}",
+        "model_name": "m",
+        "model_version": "2.0.0",
+        "q_values": [0.0, 1.0],
+        "action": 1,
+        "latency_ms": 0.5,
+        "event_time": NOW,
+    }
+
+
+def stored_shadows(engine: Engine) -> list[str]:
+    """Ids of what shadows said, in the database."""
+    key = ShadowPredictionRecord.prediction_id
+    with read_transaction(engine) as session:
+        return list(session.scalars(select(key).order_by(key)))
 
 
 def test_every_answer_is_stored_once_as_it_was(engine: Engine, new_log: Callable[..., PredictionLog]) -> None:
@@ -158,8 +178,10 @@ def test_what_the_journal_never_took_goes_to_the_database_at_the_end(
     log = new_log()
     for i in range(5):
         log.append([row(i)])
+    log.append_shadows([shadow_row(0)])
     log.stop()
     assert len(stored(engine)) == 5
+    assert stored_shadows(engine) == ["p000000"]
 
 
 def test_memory_is_bounded_while_the_database_is_away(new_log: Callable[..., PredictionLog]) -> None:
@@ -215,19 +237,40 @@ def test_one_bad_row_does_not_hold_up_the_others(
 def test_rows_of_shadows_go_the_same_way(engine: Engine, new_log: Callable[..., PredictionLog]) -> None:
     """What a shadow said is lost, also when nothing else is left to be shipped at the end."""
     log = new_log(flush_ms=100.0)
-    shadow = {
-        "prediction_id": "p1",
-        "model_name": "m",
-        "model_version": "2.0.0",
-        "q_values": [0.0, 1.0],
-        "action": 1,
-        "latency_ms": 0.5,
-        "event_time": NOW,
-    }
-    log.append_shadows([shadow, {**shadow, "prediction_id": "p2"}])
+    log.append_shadows([shadow_row(1), shadow_row(2)])
     log.stop()
-    with read_transaction(engine) as session:
-        assert session.execute(select(func.count()).select_from(ShadowPredictionRecord)).scalar_one() == 2
+    assert stored_shadows(engine) == ["p000001", "p000002"]
+
+
+def test_a_full_disk_keeps_shadows_and_counts_those_it_has_no_room_for(
+    engine: Engine, new_log: Callable[..., PredictionLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a shadow said before the disk was full is lost, and nobody knows; or it fills the memory."""
+    refused = [PREDICTION, SHADOW]
+    real = JournalFolder.append
+
+    def append(self: JournalFolder, lines: str) -> None:
+        if any(f'["{kind}"' in lines for kind in refused):
+            raise StorageError("the disk is full")
+        real(self, lines)
+
+    monkeypatch.setattr(JournalFolder, "append", append)
+    failures: list[str] = []
+    log = new_log(queue_rows=3, on_failure=failures.append)
+    log.append([row(1)])
+    log.append_shadows([shadow_row(1), shadow_row(2)])
+    wait_for(lambda: "journal" in failures)
+    assert "shadow_row" not in failures
+    log.append_shadows([shadow_row(3), shadow_row(4)])
+    assert failures.count("shadow_row") == 2
+    # The disk has room for an answer, but not for what shadows said as well.
+    refused.remove(PREDICTION)
+    wait_for(lambda: stored(engine) == ["p000001"])
+    refused.clear()
+    wait_for(lambda: stored_shadows(engine) == ["p000001", "p000002"])
+    log.append_shadows([shadow_row(5)])
+    wait_for(lambda: len(stored_shadows(engine)) == 3)
+    assert failures.count("shadow_row") == 2
 
 
 def test_a_stop_writes_everything_down(engine: Engine, new_log: Callable[..., PredictionLog], tmp_path: Path) -> None:

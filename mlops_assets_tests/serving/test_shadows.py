@@ -16,6 +16,7 @@ from mlops_assets.serving.decide import absent_features
 from mlops_assets.serving.models import ServedModel
 from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
 from mlops_assets.training.policy import GreedyPolicy
+from mlops_assets_tests.programs import wait_for
 from mlops_assets_tests.serving.served import served_model
 
 NOW = datetime(2026, 3, 6, tzinfo=UTC)
@@ -28,15 +29,16 @@ def asked(spec: AgentSpec, model: ServedModel, number: int, text: str = "") -> S
     return ShadowRequest(f"p{number}", NOW, context, text, absent_features(spec, 1), model)
 
 
-def scored(requests: Sequence[ShadowRequest], **options: Any) -> tuple[Rows, list[str], ShadowScorer]:
-    """Ask, and stop."""
+def scored(requests: Sequence[ShadowRequest], answers: int) -> tuple[Rows, list[str]]:
+    """Ask, and stop: so many answers come of what waits, however slow the machine is."""
     rows: Rows = []
     failures: list[str] = []
-    scorer = ShadowScorer(rows.extend, options.get("queue_rows", 1000), failures.append)
+    scorer = ShadowScorer(rows.extend, 1000, failures.append)
     scorer.start()
     scorer.ask(requests)
     scorer.stop()
-    return rows, failures, scorer
+    wait_for(lambda: len(rows) >= answers)
+    return rows, failures
 
 
 def computing(model: ServedModel, evaluate: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> ServedModel:
@@ -55,7 +57,7 @@ def test_each_builds_its_own_state() -> None:
         model, semver="3.0.0", text_embedder=TextEmbedder.fit([*texts[::-1], "a third"], spec.text_dimensions, 1)
     )
     requests = [asked(spec, one, i, texts[i % 2]) for i in range(20) for one in (model, other)]
-    rows, failures, _ = scored(requests)
+    rows, failures = scored(requests, 40)
     assert (len(rows), failures) == (40, [])
     for request in requests:
         states = request.model.states(request.context[None], [request.text], request.features)
@@ -77,32 +79,53 @@ def test_a_broken_one_is_a_finding_and_no_more() -> None:
     def broken(_: NDArray[np.float32]) -> NDArray[np.float32]:
         raise RuntimeError("no kernel")
 
-    rows, failures, _ = scored([asked(spec, one, i) for i in range(10) for one in (computing(good, broken), good)])
+    rows, failures = scored([asked(spec, one, i) for i in range(10) for one in (computing(good, broken), good)], 10)
     assert {row["model_version"] for row in rows} == {"2.0.0"}
     assert len(rows) == 10
     assert failures == ["shadow"]
 
 
+def test_what_is_no_number_is_a_finding_and_not_logged() -> None:
+    """One NaN of a candidate, and a database that knows none refuses the whole chunk of rows."""
+    spec = AGENTS["execution"]
+    good = served_model(spec, "2.0.0")
+
+    def diverged(states: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = np.zeros((len(states), len(spec.actions)), dtype=np.float32)
+        values[1], values[3] = np.nan, -np.inf
+        return values
+
+    rows, failures = scored([asked(spec, one, i) for i in range(5) for one in (computing(good, diverged), good)], 8)
+    assert failures == ["shadow"]
+    assert [row["prediction_id"] for row in rows if row["model_version"] == "9.0.0"] == ["p0", "p2", "p4"]
+    assert len(rows) == 8
+
+
 def test_who_does_not_keep_up_is_asked_less() -> None:
     """A candidate that hangs fills the memory, or holds up the answers."""
     spec = AGENTS["execution"]
-    gate = threading.Event()
+    taken, gate = threading.Event(), threading.Event()
     model = served_model(spec, "2.0.0")
 
     def slow(states: NDArray[np.float32]) -> NDArray[np.float32]:
-        gate.wait(10)
+        taken.set()
+        gate.wait(120)
         return np.zeros((len(states), len(spec.actions)), dtype=np.float32)
 
     rows: Rows = []
+    hanging = computing(model, slow)
     scorer = ShadowScorer(rows.extend, 50, lambda _what: None)
     scorer.start()
-    scorer.ask([asked(spec, computing(model, slow), 0)])
-    time.sleep(0.2)
+    scorer.ask([asked(spec, hanging, 0)])
+    assert taken.wait(30)
     begin = time.monotonic()
     for i in range(1, 101):
-        scorer.ask([asked(spec, computing(model, slow), i)])
-    assert time.monotonic() - begin < 1.0
+        scorer.ask([asked(spec, hanging, i)])
+    # Who waited for the candidate would wait for the gate.
+    assert time.monotonic() - begin < 60
     assert scorer.dropped == 50
+    assert rows == []
     gate.set()
     scorer.stop()
-    assert len(rows) == 51
+    wait_for(lambda: len(rows) >= 51)
+    assert [row["prediction_id"] for row in rows] == [f"p{i}" for i in range(51)]

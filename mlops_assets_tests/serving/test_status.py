@@ -1,5 +1,6 @@
 """Figures from the prediction log against the same figures by numpy."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,6 +16,12 @@ from mlops_assets_tests.experiences.served import outcome_row, prediction_row, s
 
 SPEC = AGENTS["execution"]
 START = datetime(2026, 3, 6, tzinfo=UTC)
+PERCENTILES = {"latency_p50_ms": 50, "latency_p95_ms": 95, "latency_p99_ms": 99}
+
+
+def nearest_ranks(latencies: Sequence[float]) -> list[float]:
+    """What numpy says."""
+    return list(np.percentile(latencies, list(PERCENTILES.values()), method="inverted_cdf"))
 
 
 @pytest.fixture
@@ -34,6 +41,7 @@ def logged(engine: Engine) -> Engine:
                 user_hash=f"user-{i % 40}",
                 latency_ms=float(random.lognormal()),
                 status="degraded" if i % 10 == 0 else "ok",
+                fallback={0: "failed", 20: "absent"}.get(i % 40),
                 action=int(random.integers(4)),
                 cached=i % 3 == 0,
             )
@@ -60,6 +68,8 @@ def test_groups_agree_with_numpy(logged: Engine) -> None:
         assert group["predictions"] == len(rows)
         assert group["users"] == len({i % 40 for i in rows})
         assert group["degraded"] == sum(i % 10 == 0 for i in rows)
+        # An answer without features by the champion in the candidate's place is both.
+        assert group["fallbacks"] == sum(i % 20 == 0 for i in rows)
         assert group["cached"] == sum(i % 3 == 0 for i in rows)
         assert (group["outcomes"], group["labelled"]) == (len(with_outcome), len(labelled))
         if with_outcome:
@@ -69,8 +79,18 @@ def test_groups_agree_with_numpy(logged: Engine) -> None:
         else:
             assert group["accuracy"] is None
         own = [latencies[i] for i in rows]
-        for name, share in (("latency_p50_ms", 0.5), ("latency_p95_ms", 0.95), ("latency_p99_ms", 0.99)):
-            assert group[name] == pytest.approx(sorted(own)[min(len(own) - 1, int(share * len(own)))])
+        assert [group[name] for name in PERCENTILES] == pytest.approx(nearest_ranks(own))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 99, 100, 101])
+def test_percentiles_of_few_decisions(engine: Engine, count: int) -> None:
+    """A percentile is one rank off: of a hundred latencies the p50 is the 51st, or of one there is none."""
+    latencies = [float(i + 1) for i in np.random.default_rng(count).permutation(count)]
+    with transaction(engine) as session:
+        for i, latency_ms in enumerate(latencies):
+            session.add(prediction_row(SPEC, f"p{i}", event_time=START, latency_ms=latency_ms))
+    (found,) = monitoring_status(engine, START, START + timedelta(seconds=1))
+    assert [found[name] for name in PERCENTILES] == nearest_ranks(latencies)
 
 
 def test_an_empty_window_has_no_groups(logged: Engine) -> None:

@@ -246,7 +246,12 @@ def test_a_message_id_names_one_request(stream: RedisStream, engine: Engine) -> 
     stream.publish(json.dumps(request_of(SPEC)), message_id="order-1", max_backlog=10)
     consumer.drain()
     context = request_of(SPEC)["context"]
-    others = [{"test_id": "other"}, {"context": context | {"recency": 0.25}}, {"episode_id": "e"}, {"user_id": "ana"}]
+    others = [
+        {"test_id": "other"},
+        {"context": context | {"recency": 0.25}},
+        {"episode_id": "e", "step": 0},
+        {"user_id": "ana"},
+    ]
     for changes in others:
         stream.publish(json.dumps(request_of(SPEC, **changes)), message_id="order-1", max_backlog=10)
     consumer.drain()
@@ -737,6 +742,7 @@ def test_commands(
     assert main(["publish", str(path), "--max-backlog", "3"], environ) == REFUSED
     told = capsys.readouterr().err
     assert told.startswith("3 of 4 requests sent: 3 requests on mlops:decisions:requests have no answer yet")
+    assert told.endswith("go on with --from-line 5\n")
     assert told.count("\n") == 1
     assert main(["publish", str(path)], environ) == DONE
     assert capsys.readouterr().out == "4 requests sent\n"
@@ -754,6 +760,33 @@ def test_commands(
     assert main(["dead-letters", "--replay"], environ) == DONE
     assert capsys.readouterr().out == "1 messages sent once more\n"
     assert stream.lag().backlog == 1
+
+
+def test_a_file_longer_than_the_backlog_is_sent_in_parts(
+    environ: dict[str, str],
+    server: RedisServer,
+    sqlite_engine: Engine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Sent again from its beginning, a file fills the backlog with what was sent before, and never comes to its end."""
+    stream = RedisStream(connect(server.url))
+    consumer = consumer_on(stream, sqlite_engine)
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(json.dumps(request_of(SPEC, test_id=f"test-{i}")) for i in range(8)), encoding="utf-8")
+    command, line = ["publish", str(path), "--max-backlog", "3"], 1
+    while main([*command, "--from-line", str(line)], environ) == REFUSED:
+        told = capsys.readouterr().err
+        assert int(told.rpartition(" ")[2]) == line + 3
+        line += 3
+        consumer.drain()
+    assert (line, capsys.readouterr().out) == (7, "2 requests sent\n")
+    consumer.drain()
+    assert len(rows_of(sqlite_engine)) == len(answers_of(stream)) == 8
+    # Sent once more by mistake: the ids are those of the file, whatever line it began with.
+    assert main(["publish", str(path)], environ) == DONE
+    consumer.drain()
+    assert (len(rows_of(sqlite_engine)), len(answers_of(stream))) == (8, 16)
 
 
 def registered_champion(runs: MlflowRuns, folder: Path) -> None:
@@ -814,6 +847,8 @@ def test_consume_as_it_is_deployed(
     [
         ({"MLOPS_STREAM_URL": ""}, ["status"], "MLOPS_STREAM_URL: needed"),
         ({"MLOPS_STREAM_URL": "redis://127.0.0.1:1"}, ["status"], "Redis on 127.0.0.1 does not answer"),
+        ({}, ["publish", __file__, "--from-line", "0"], "--from-line 0 is not within 1.."),
+        ({}, ["publish", __file__, "--from-line", "1000000"], "--from-line 1000000 is not within 1.."),
         ({}, ["publish", "/nowhere.jsonl"], "/nowhere.jsonl cannot be read: No such file or directory"),
     ],
 )

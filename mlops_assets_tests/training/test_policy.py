@@ -37,6 +37,7 @@ def test_every_origin_is_the_same_policy(policies: list[GreedyPolicy], trained: 
         np.testing.assert_array_equal(policy.actions(STATES), expected.argmax(axis=1))
         assert (policy.state_size, policy.action_count) == (3, 2)
         assert policy.weights_hash == trained.weights_hash
+    assert policies[2].action_names == TOY.actions
     wise = np.array([toy_state(0, 0), toy_state(2, 1)], dtype=np.float32)
     assert policies[2].actions(wise).tolist() == [INVEST, HARVEST]
 
