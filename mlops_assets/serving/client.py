@@ -312,8 +312,8 @@ class DecisionClient:
         A decision that the server does not know yet is waited for: its log is written a moment after the answer.
 
         Raises:
-            RequestRefusedError: 404, no such decision; 409, another outcome is recorded; 422, invalid.
-            ServerUnavailableError: no answer, also at the last try; send them again later.
+            RequestRefusedError: 409, another outcome is recorded; 422, invalid.
+            ServerUnavailableError: no answer, or 404, no such decision, also at the last try; send them again later.
         """
         accepted = repeated = 0
         for _, body in self._batches("outcomes", outcomes):

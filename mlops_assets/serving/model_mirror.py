@@ -5,6 +5,7 @@ decisions for the interpreter; the server reads files. With the registry away, o
 that were in service last stay in service. It ends with the process that started it.
 """
 
+import argparse
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,15 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Mirror until the parent process is gone; of several on one home, one works and the others stand by."""
+    parser = argparse.ArgumentParser(prog="python -m mlops_assets.serving.model_mirror", description=main.__doc__)
+    # Given and not asked for here: a parent that ended during the imports above would be taken for process 1.
+    parser.add_argument("parent", type=int, help="its process id")
+    parent = parser.parse_args(argv).parent
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     be_impatient()
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         settings = load_settings()
         root = settings.paths.served_models

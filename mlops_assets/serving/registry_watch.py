@@ -180,7 +180,7 @@ class MirrorProcess:
             level = logging.INFO if self._process.returncode == -signal.SIGTERM else logging.ERROR
             _log.log(level, "the mirror of the registry ended with %s", self._process.returncode)
         self._started_at = time.monotonic()
-        command = [sys.executable, "-m", "mlops_assets.serving.model_mirror"]
+        command = [sys.executable, "-m", "mlops_assets.serving.model_mirror", str(os.getpid())]
         self._process = subprocess.Popen(command, env=dict(os.environ), stdin=subprocess.DEVNULL)  # noqa: S603 - own code
 
     def stop(self) -> None:

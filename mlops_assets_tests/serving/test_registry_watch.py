@@ -1,10 +1,14 @@
 """The registry as files, and the versions in service that follow from them."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
@@ -13,6 +17,7 @@ from mlops_assets.serving import registry_watch as module
 from mlops_assets.serving.model_mirror import ModelMirror, read_aliases, version_folder
 from mlops_assets.serving.registry_watch import RegistryWatch
 from mlops_assets_tests.mlflow_runs import SPEC, MlflowRuns, mlflow_runs, mlflow_template
+from mlops_assets_tests.programs import wait_for
 
 __all__ = ["mlflow_runs", "mlflow_template"]
 NAME = SPEC.registered_model
@@ -311,3 +316,21 @@ def test_a_number_of_another_registry_is_fetched_anew(store: MlflowStore, tmp_pa
     facts.write_text(json.dumps({**document, "run_id": "of-another-registry"}))
     ModelMirror(store, tmp_path).refresh()
     assert json.loads(facts.read_text()) == document
+
+
+def test_the_mirror_of_a_server_that_died_at_once_ends(tmp_path: Path) -> None:
+    """A server that fails at its start leaves a process for ever, which holds the lock of the models."""
+    code = (
+        "from mlops_assets.serving.registry_watch import MirrorProcess; "
+        "one = MirrorProcess(); one.keep_alive(); print(one._process.pid)"
+    )
+    with (tmp_path / "pid").open("w") as output, (tmp_path / "log").open("w") as log:
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "MLOPS_HOME": str(tmp_path / "home")},
+            stdout=output,
+            stderr=log,
+            check=True,
+        )
+    mirror = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not psutil.pid_exists(mirror) or psutil.Process(mirror).status() == psutil.STATUS_ZOMBIE, 60)
