@@ -29,7 +29,7 @@ from mlops_assets.foundation.errors import InputError
 Float = NDArray[np.float64]
 # Rates are kept away from 0 and 1, where a likelihood ratio has no value.
 _EDGE = 1e-9
-_BISECTIONS = 25
+_BISECTIONS = 32
 # Where nothing is known of the rates yet, half a success in one user: what the first batch is bet with, that is nothing.
 _PRIOR_USERS, _PRIOR_SUCCESSES = 1.0, 0.5
 
