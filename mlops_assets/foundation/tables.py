@@ -330,6 +330,7 @@ class PredictionRecord(Base):
     model_alias: Mapped[str] = mapped_column(String(64))
     experiment: Mapped[str | None] = mapped_column(String(100))
     variant: Mapped[str] = mapped_column(String(64))
+    treatment_share: Mapped[float | None]
     user_hash: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[bytes]
     missing_features: Mapped[list[str]]
@@ -343,6 +344,36 @@ class PredictionRecord(Base):
     status: Mapped[str] = mapped_column(String(16))
     fallback: Mapped[str | None] = mapped_column(String(16))
     channel: Mapped[str] = mapped_column(String(16))
+
+
+class ExperimentLook(Base):
+    """One look at an experiment; users whose window ended between the cutoff before and this one are its units."""
+
+    __tablename__ = "experiment_look"
+
+    experiment: Mapped[str] = mapped_column(String(100), primary_key=True)
+    look: Mapped[int] = mapped_column(primary_key=True)
+    cutoff: Mapped[datetime]
+    looked_at: Mapped[datetime]
+
+
+class ExperimentUnit(Base):
+    """One user's first window at one traffic share, as it was known at the look; never changed.
+
+    `share` is the probability with which this user got the treatment, given what was known of him before. `outcomes`:
+    metric to a mean in 0..1, only of what was observed.
+    """
+
+    __tablename__ = "experiment_unit"
+    __table_args__ = (Index(None, "experiment", "look"),)
+
+    experiment: Mapped[str] = mapped_column(String(100), primary_key=True)
+    user_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    treatment_share: Mapped[float] = mapped_column(primary_key=True)
+    look: Mapped[int]
+    treatment: Mapped[bool]
+    share: Mapped[float]
+    outcomes: Mapped[dict[str, Any]]
 
 
 class ShadowPredictionRecord(Base):

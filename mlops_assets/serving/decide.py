@@ -157,6 +157,7 @@ class Decider:
             "model_alias": alias,
             "experiment": experiment.name if counted and experiment else None,
             "variant": variant,
+            "treatment_share": experiment.treatment_share if counted and experiment else None,
             "user_hash": None if request.user_id is None else self._pseudonym(request.user_id),
             "state": vector.tobytes(),
             "missing_features": missing,

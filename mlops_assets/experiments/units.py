@@ -1,0 +1,200 @@
+"""What an experiment is judged by: users, each once at every traffic share, with the outcomes of their first window.
+
+A user's arm is drawn when he first comes, so he is one observation, however many requests he sends. When the share
+grows, users of the control are drawn again: of those below the old share none, of the others (new - old) / (1 - old).
+So a user who comes back is a fresh observation in the next stage of a ramp, with that share; one who was treated
+before is none.
+
+Units are stored at the look at which their window and the outcomes' delay are over, and never changed: evidence that
+was found stays what it was, however late outcomes come.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from mlops_assets.experiments.assignment import TREATMENT
+from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
+from mlops_assets.foundation.profiles import AbTestDesign
+from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit, OutcomeRecord, PredictionRecord
+
+_KEYS_A_QUERY = 5_000
+
+
+@dataclass(frozen=True)
+class MetricScale:
+    """What metrics are measured by: the reward's bounds, and from which latency on a request is slow."""
+
+    reward_low: float
+    reward_high: float
+    slow_ms: float
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1."""
+
+    look: int
+    treatment: bool
+    share: float
+    outcomes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look, and the users that it added."""
+
+    number: int
+    cutoff: datetime
+    units: tuple[Unit, ...]
+
+
+def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: MetricScale, *, now: datetime) -> int:
+    """Store the users whose first window and outcomes are over at `now`; return how many there are new.
+
+    Two that look at the same moment store the same look once.
+    """
+    window = timedelta(minutes=design.user_window_minutes)
+    cutoff = now - window - timedelta(minutes=design.outcome_delay_minutes)
+    with transaction(engine) as session:
+        last = session.execute(
+            select(ExperimentLook.look, ExperimentLook.cutoff)
+            .where(ExperimentLook.experiment == experiment)
+            .order_by(ExperimentLook.look.desc())
+            .limit(1)
+        ).one_or_none()
+        number, begin = (0, None) if last is None else (last.look + 1, last.cutoff)
+        if begin is not None and cutoff <= begin:
+            return 0
+        found = _decisions(session, experiment, begin, cutoff + window)
+        rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
+        session.add(ExperimentLook(experiment=experiment, look=number, cutoff=cutoff, looked_at=now))
+        session.flush()
+        insert_missing(session, ExperimentUnit, rows)
+    return len(rows)
+
+
+def read_looks(engine: Engine, experiment: str) -> list[Look]:
+    """Return every look, in order, with its units."""
+    with read_transaction(engine) as session:
+        looks = session.scalars(
+            select(ExperimentLook).where(ExperimentLook.experiment == experiment).order_by(ExperimentLook.look)
+        ).all()
+        units: dict[int, list[Unit]] = {}
+        query = select(ExperimentUnit).where(ExperimentUnit.experiment == experiment)
+        for one in session.scalars(query.order_by(ExperimentUnit.look, ExperimentUnit.user_hash)):
+            units.setdefault(one.look, []).append(Unit(one.look, one.treatment, one.share, one.outcomes))
+    return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
+
+
+def _decisions(session: Session, experiment: str, begin: datetime | None, end: datetime) -> pd.DataFrame:
+    prediction, outcome = PredictionRecord, OutcomeRecord
+    query = (
+        select(
+            prediction.user_hash,
+            prediction.event_time,
+            prediction.variant,
+            prediction.treatment_share,
+            prediction.action,
+            prediction.fallback,
+            prediction.latency_ms,
+            outcome.reward,
+            outcome.best_action,
+        )
+        .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
+        .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
+        .order_by(prediction.event_time, prediction.prediction_id)
+    )
+    if begin is not None:
+        query = query.where(prediction.event_time > begin)
+    rows = session.execute(query).all()
+    frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
+    return frame[frame["treatment_share"].notna()] if len(frame) else frame
+
+
+def _units(
+    session: Session,
+    experiment: str,
+    found: pd.DataFrame,
+    cutoff: datetime,
+    window: timedelta,
+    scale: MetricScale,
+    number: int,
+) -> Iterator[dict[str, Any]]:
+    known = _known(session, experiment, list(dict.fromkeys(found["user_hash"])))
+    for user, share, treated, outcomes in _first_windows(found, cutoff, window, scale):
+        earlier = known.setdefault(user, {})
+        drawn = _drawn_share(earlier, share)
+        earlier[share] = treated
+        if drawn is not None:
+            yield {
+                "experiment": experiment,
+                "user_hash": user,
+                "treatment_share": share,
+                "look": number,
+                "treatment": treated,
+                "share": drawn,
+                "outcomes": outcomes,
+            }
+
+
+def _first_windows(
+    found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
+) -> Iterator[tuple[str, float, bool, dict[str, float]]]:
+    """(user, traffic share, treated, metrics) of the windows that began up to the cutoff, in the order of their begin.
+
+    A metric without an observation is left out, not zero.
+    """
+    by = [found["user_hash"], found["treatment_share"]]
+    first = found.groupby(by, sort=False)[["event_time", "variant"]].transform("first")
+    inside = (first["event_time"] <= cutoff) & (found["event_time"] < first["event_time"] + window)
+    rows = found[inside & (found["variant"] == first["variant"])]
+    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
+    observed = pd.DataFrame(
+        {
+            "failed": (rows["fallback"] == "failed").astype(float),
+            "slow": (rows["latency_ms"] > scale.slow_ms).astype(float),
+            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
+            "loss": lost.astype(float).clip(0.0, 1.0),
+        }
+    )
+    groups = [rows["user_hash"], rows["treatment_share"]]
+    means = observed.groupby(groups, sort=False).mean()
+    variants = rows.groupby(groups, sort=False)["variant"].first()
+    for (user, share), variant, values in zip(means.index, variants, means.to_dict("records"), strict=True):
+        metrics = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
+        yield str(user), float(share), bool(variant == TREATMENT), metrics
+
+
+def _drawn_share(earlier: Mapping[float, bool], share: float) -> float | None:
+    """Probability of the treatment at `share` for a user with these arms before; None where it is no chance any more."""
+    if share in earlier:
+        return None
+    if any(earlier.values()):
+        return None
+    before = max(earlier, default=0.0)
+    return (share - before) / (1.0 - before) if share > before else None
+
+
+def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str, dict[float, bool]]:
+    known: dict[str, dict[float, bool]] = {}
+    for begin in range(0, len(users), _KEYS_A_QUERY):
+        query = select(ExperimentUnit.user_hash, ExperimentUnit.treatment_share, ExperimentUnit.treatment).where(
+            ExperimentUnit.experiment == experiment, ExperimentUnit.user_hash.in_(users[begin : begin + _KEYS_A_QUERY])
+        )
+        for user, share, treated in session.execute(query):
+            known.setdefault(user, {})[share] = treated
+    return known
+
+
+def count_decisions(engine: Engine, experiment: str) -> int:
+    """Return how many decisions the experiment has, those included that belong to no unit yet."""
+    with read_transaction(engine) as session:
+        query = select(func.count()).select_from(PredictionRecord).where(PredictionRecord.experiment == experiment)
+        return session.execute(query).scalar_one()
