@@ -8,6 +8,7 @@ from mlops_assets.evaluation.assets import EVALUATION_ASSETS
 from mlops_assets.evaluation.checks import EVALUATION_CHECKS
 from mlops_assets.experiences.assets import EXPERIENCES_ASSETS
 from mlops_assets.experiences.checks import EXPERIENCES_CHECKS
+from mlops_assets.experiments.assets import EXPERIMENTS_ASSETS
 from mlops_assets.features.assets import FEATURES_ASSETS
 from mlops_assets.features.checks import FEATURES_CHECKS
 from mlops_assets.foundation.profiles import load_profile
@@ -33,6 +34,7 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
             *EVALUATION_ASSETS,
             *REGISTRY_ASSETS,
             *GOVERNANCE_ASSETS,
+            *EXPERIMENTS_ASSETS,
             *SERVING_ASSETS,
         ],
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],

@@ -1,4 +1,4 @@
-"""Experiments from the command line: `python -m mlops_assets.experiments.commands create | share | pause | resume | stop | list`.
+"""Experiments from the command line: `python -m mlops_assets.experiments.commands`, then create, share, pause, ... or report.
 
 A running server follows a change within a second. Exit codes: 0 done, 2 refused (the reason goes to standard error).
 """
@@ -20,6 +20,7 @@ from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, upgrade
 from mlops_assets.foundation.errors import MlopsError
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
 
 DONE, REFUSED = 0, 2
@@ -30,11 +31,13 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        engine = create_operational_engine(load_settings(environ).database)
+        settings = load_settings(environ)
+        engine = create_operational_engine(settings.database)
         try:
             upgrade(engine)
-            for experiment in arguments.run(arguments, engine):
-                sys.stdout.write(_line(experiment))
+            arguments.settings = settings
+            for line in arguments.run(arguments, engine):
+                sys.stdout.write(f"{line}\n")
         finally:
             engine.dispose()
     except MlopsError as error:
@@ -62,15 +65,37 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", "end it for good"),
     ):
         commands.add_parser(name, help=help_text).set_defaults(run=_change, status=_STATUSES[name])
-    commands.add_parser("list", help="the newest first").set_defaults(run=lambda _, engine: all_experiments(engine))
-    for name, command in commands.choices.items():
-        if name != "list":
-            command.add_argument("name")
-            command.add_argument("--user", required=True, help="who answers for it")
+    for command in commands.choices.values():
+        command.add_argument("name")
+        command.add_argument("--user", required=True, help="who answers for it")
+    commands.add_parser("list", help="the newest first").set_defaults(run=_list)
+    report = commands.add_parser("report", help="take a look, and say what the experiment proves so far")
+    report.add_argument("name")
+    report.set_defaults(run=_report)
     return parser
 
 
-def _create(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+def _list(_arguments: argparse.Namespace, engine: Engine) -> list[str]:
+    return [_line(one) for one in all_experiments(engine)]
+
+
+def _report(arguments: argparse.Namespace, engine: Engine) -> list[str]:
+    # scipy, pandas and matplotlib come with it.
+    from mlops_assets.experiments.report import report_experiment, summary
+
+    settings = arguments.settings
+    found = report_experiment(
+        engine,
+        arguments.name,
+        load_profile(settings.policy_profile),
+        settings.paths.experiments(arguments.name),
+        now=SystemClock().now(),
+        data_clock=settings.data_clock,
+    )
+    return [summary(found), "", f"files: {found.json}, {found.picture}"]
+
+
+def _create(arguments: argparse.Namespace, engine: Engine) -> list[str]:
     made = create_experiment(
         engine,
         arguments.name,
@@ -80,21 +105,22 @@ def _create(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
         user=arguments.user,
         now=SystemClock().now(),
     )
-    return [made]
+    return [_line(made)]
 
 
-def _share(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+def _share(arguments: argparse.Namespace, engine: Engine) -> list[str]:
     now = SystemClock().now()
-    return [change_experiment(engine, arguments.name, user=arguments.user, now=now, treatment_share=arguments.share)]
+    changed = change_experiment(engine, arguments.name, user=arguments.user, now=now, treatment_share=arguments.share)
+    return [_line(changed)]
 
 
-def _change(arguments: argparse.Namespace, engine: Engine) -> list[Experiment]:
+def _change(arguments: argparse.Namespace, engine: Engine) -> list[str]:
     now = SystemClock().now()
-    return [change_experiment(engine, arguments.name, user=arguments.user, now=now, status=arguments.status)]
+    return [_line(change_experiment(engine, arguments.name, user=arguments.user, now=now, status=arguments.status))]
 
 
 def _line(one: Experiment) -> str:
-    return f"{one.name}: {one.status}, {one.treatment_share:.1%} of {one.agent}'s users to {one.treatment_alias}\n"
+    return f"{one.name}: {one.status}, {one.treatment_share:.1%} of {one.agent}'s users to {one.treatment_alias}"
 
 
 if __name__ == "__main__":

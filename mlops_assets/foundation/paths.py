@@ -1,6 +1,7 @@
 """Where every artifact lies below the project's home folder. No other module spells a path."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 
@@ -76,6 +77,10 @@ class ArtifactPaths:
     def reports(self, agent: str) -> Path:
         """Validation reports (JSON, HTML) and model cards of one agent: one folder an MLflow run id."""
         return self.home / "reports" / agent
+
+    def experiments(self, name: str) -> Path:
+        """Reports of one experiment; its name is a user's, so the folder is a digest of it."""
+        return self.home / "experiments" / sha256(name.encode()).hexdigest()[:16]
 
     @property
     def prediction_journal(self) -> Path:

@@ -1,0 +1,175 @@
+"""The report of one experiment: a look at what has come in, the analysis, its words, its picture, its JSON."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, func, select
+
+from mlops_assets.experiments.analysis import ExperimentAnalysis, analyse
+from mlops_assets.experiments.bayes import Posterior
+from mlops_assets.experiments.experiments import Experiment, experiment_named
+from mlops_assets.experiments.units import MetricScale, read_looks, take_look
+from mlops_assets.foundation.agents import agent_spec
+from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.files import atomic_write, canonical_json
+from mlops_assets.foundation.profiles import PolicyProfile
+from mlops_assets.foundation.tables import PredictionRecord
+
+_POINTS = 400
+# What a density is drawn over: all but one in a million.
+_DRAWN_TAIL = 1e-6
+# The picture ends where nobody needs more: one to a million.
+_MOST_EVIDENCE = 6.0
+
+
+@dataclass(frozen=True)
+class ExperimentReport:
+    """An experiment, what was found at `looked_at`, and where its files are."""
+
+    experiment: Experiment
+    analysis: ExperimentAnalysis
+    new_users: int
+    looked_at: datetime
+    json: Path
+    picture: Path
+
+
+def report_experiment(
+    engine: Engine, name: str, profile: PolicyProfile, folder: Path, *, now: datetime, data_clock: bool = False
+) -> ExperimentReport:
+    """Take a look at an experiment now, analyse all looks, and write `report.json` and `evidence.png` below `folder`.
+
+    With `data_clock`, now is the time of the experiment's newest decision, since decisions take place in the data's time.
+
+    Raises:
+        InputError: no such experiment.
+        StorageError: the files cannot be written.
+    """
+    experiment = experiment_named(engine, name)
+    first, newest = _span(engine, name)
+    moment = (newest or now) if data_clock else now
+    spec = agent_spec(experiment.agent)
+    scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
+    new_users = take_look(engine, name, profile.ab_test, scale, now=moment)
+    analysis = analyse(read_looks(engine, name), profile.ab_test, started=first or moment)
+    files = folder / "report.json", folder / "evidence.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(files[0]) as temporary:
+        temporary.write_text(canonical_json(_document(experiment, analysis, moment)), encoding="utf-8")
+    evidence_png(files[1], analysis, profile.ab_test.alpha, title=f"{name}: {analysis.verdict}")
+    return ExperimentReport(experiment, analysis, new_users, moment, *files)
+
+
+def summary(report: ExperimentReport) -> str:
+    """Return the decision in words, with the figures that it rests on, as Markdown."""
+    analysis = report.analysis
+    users = (
+        f"{analysis.control_users:,} users of the control, {analysis.treatment_users:,} of the treatment, "
+        f"{analysis.looks} looks; the traffic split is {'broken' if analysis.split.alarm else 'as it was set'}."
+    )
+    lines = [
+        f"**{analysis.verdict.replace('_', ' ')}**: {'; '.join(analysis.reasons)}.",
+        "",
+        users,
+        "",
+        "| metric (0 is good) | control | treatment | difference, 95 % | P(treatment better) | harm proven | limit kept |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in analysis.metrics.values():
+        if one.means is None:
+            lines.append(f"| {one.name} | – | – | not observed in both arms | – | – | – |")
+            continue
+        interval = "–" if one.means.low is None else f"{one.means.low:+.2%} to {one.means.high:+.2%}"
+        better = "–" if one.bayes is None else f"{1.0 - one.bayes.prob_treatment_better:.1%}"
+        lines.append(
+            f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | "
+            f"{one.means.difference:+.2%}, {interval} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"
+        )
+    return "\n".join(lines)
+
+
+def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, title: str) -> None:
+    """Draw evidence over the looks, and the posteriors of metrics whose outcomes are yes or no.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    over_time, posterior = figure.subplots(1, 2)
+    for one in analysis.metrics.values():
+        looks = range(1, len(one.harm_over_time) + 1)
+        line = over_time.plot(looks, [_log10(e) for e in one.harm_over_time], label=f"{one.name}: worse than allowed")
+        kept = [_log10(e) for e in one.kept_over_time]
+        over_time.plot(looks, kept, linestyle="--", color=line[0].get_color(), label=f"{one.name}: limit kept")
+    over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, label=f"decides at {alpha:.0%}")
+    over_time.set_xlabel("look")
+    over_time.set_ylabel("evidence, powers of ten")
+    over_time.legend(fontsize="x-small")
+    drawn = False
+    for one in analysis.metrics.values():
+        if one.bayes is None or one.means is None:
+            continue
+        for arm, mean, users in (
+            ("control", one.means.control_mean, one.control_users),
+            ("treatment", one.means.treatment_mean, one.treatment_users),
+        ):
+            rates, density = _density(Posterior.of(round(mean * users), users))
+            posterior.plot(rates, density, label=f"{one.name}, {arm}", linestyle="-" if arm == "treatment" else ":")
+            drawn = True
+    posterior.set_xlabel("rate of users")
+    posterior.set_ylabel("posterior density, largest is 1")
+    if drawn:
+        posterior.legend(fontsize="x-small")
+    figure.suptitle(title)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _density(posterior: Posterior) -> tuple[Any, Any]:
+    from scipy import stats
+
+    known = stats.beta(posterior.a, posterior.b)
+    rates = np.linspace(known.ppf(_DRAWN_TAIL), known.isf(_DRAWN_TAIL), _POINTS)
+    density = known.pdf(rates)
+    return rates, density / density.max()
+
+
+def _span(engine: Engine, name: str) -> tuple[datetime | None, datetime | None]:
+    with read_transaction(engine) as session:
+        query = select(func.min(PredictionRecord.event_time), func.max(PredictionRecord.event_time))
+        first, newest = session.execute(query.where(PredictionRecord.experiment == name)).one()
+    return first, newest
+
+
+def _document(experiment: Experiment, analysis: ExperimentAnalysis, moment: datetime) -> Mapping[str, Any]:
+    found = asdict(analysis)
+    # JSON has no infinity: evidence that is proof.
+    found["split"]["log_e"] = min(found["split"]["log_e"], 1e308)
+    for one in found["metrics"].values():
+        one["limit"] = one["limit"].model_dump()
+    return {
+        "experiment": experiment.name,
+        "agent": experiment.agent,
+        "status": experiment.status,
+        "treatment_alias": experiment.treatment_alias,
+        "treatment_share": experiment.treatment_share,
+        "looked_at": moment,
+        **found,
+    }
+
+
+def _odds(log_e: float) -> str:
+    return f"{math.exp(min(log_e, 700.0)):,.3g} to 1"
+
+
+def _log10(log_e: float) -> float:
+    return max(-2.0, min(_MOST_EVIDENCE, log_e / math.log(10.0)))
