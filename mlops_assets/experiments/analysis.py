@@ -5,7 +5,8 @@ rollback; evidence that the primary metric keeps its limit (and, where the desig
 better) is a promotion; everything else goes on, and ends undecided with the control. A broken split comes before all.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -20,6 +21,9 @@ from mlops_assets.experiments.srm import Assigned, SplitCheck, check_split
 from mlops_assets.experiments.units import Look, Unit
 from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit, MetricName
 
+# Nothing is known of the rates of the first batch, so nothing is bet on it: it should not be a whole day.
+_SMALLEST_BATCH = 50
+_BATCHES_A_LOOK = 20
 Verdict = Literal["promote", "rollback", "keep_control", "continue", "broken_split"]
 
 
@@ -193,17 +197,20 @@ def _metric(name: MetricName, limit: MetricLimit, looks: Sequence[Look]) -> Metr
     )
 
 
-def _batches(name: MetricName, look: Look) -> list[Batch]:
-    """The look's users, apart by the probability with which they were treated: bets depend on it."""
-    values: dict[float, tuple[list[float], list[float]]] = {}
-    for unit in look.units:
-        if name in unit.outcomes:
-            values.setdefault(unit.share, ([], []))[unit.treatment].append(unit.outcomes[name])
-    return [
-        Batch(share, Outcomes.of(control), Outcomes.of(treatment))
-        for share, (control, treatment) in sorted(values.items())
-        if 0.0 < share < 1.0
-    ]
+def _batches(name: MetricName, look: Look) -> Iterator[Batch]:
+    """The look's users in a few batches, so that bets on the later ones know the earlier; in an order that knows nothing.
+
+    Apart by the probability with which they were treated: bets depend on it.
+    """
+    size = max(_SMALLEST_BATCH, math.ceil(len(look.units) / _BATCHES_A_LOOK))
+    for begin in range(0, len(look.units), size):
+        values: dict[float, tuple[list[float], list[float]]] = {}
+        for unit in look.units[begin : begin + size]:
+            if name in unit.outcomes:
+                values.setdefault(unit.share, ([], []))[unit.treatment].append(unit.outcomes[name])
+        for share, (control, treatment) in sorted(values.items()):
+            if 0.0 < share < 1.0:
+                yield Batch(share, Outcomes.of(control), Outcomes.of(treatment))
 
 
 def _posteriors(control: np.ndarray, treatment: np.ndarray) -> BayesianComparison | None:
