@@ -19,6 +19,7 @@ from mlops_assets.experiments.frequentist import MeanComparison, compare_means, 
 from mlops_assets.experiments.sequential import Batch, Evidence, Limit, Outcomes
 from mlops_assets.experiments.srm import Assigned, SplitCheck, check_split
 from mlops_assets.experiments.units import Look, Unit
+from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit, MetricName
 
 # Nothing is known of the rates of the first batch, so nothing is bet on it: it should not be a whole day.
@@ -85,16 +86,20 @@ def analyse(looks: Sequence[Look], design: AbTestDesign, *, started: datetime) -
 
 
 def planned_users(design: AbTestDesign, baseline: float) -> tuple[int, int]:
-    """Return users of (control, treatment) that find the primary metric's harm with the design's power.
+    """Return users of (control, treatment) that find the primary metric's harm with the design's power, or that it wants.
 
     Raises:
         InputError: the baseline and the effect give no rate.
     """
+    if not 0.0 < baseline < 1.0:
+        raise InputError(f"the baseline is {baseline}; expected the control's mean, between 0 and 1, such as 0.1")
     limit = design.limits[design.primary_metric]
     harm = limit.ratio * baseline + limit.delta + limit.effect
-    return required_sample_size(
+    found = required_sample_size(
         baseline, harm / baseline - 1.0, design.power, design.alpha, treatment_share=design.traffic_share
     )
+    more = max(1.0, design.min_samples_per_arm / min(found))
+    return math.ceil(more * found[0]), math.ceil(more * found[1])
 
 
 def _judge(

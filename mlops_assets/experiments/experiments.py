@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import CONTROL, assign
+from mlops_assets.experiments.segments import EVERYBODY, Segment
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import read_transaction, transaction
@@ -39,6 +40,7 @@ class Experiment:
     treatment_share: float
     status: Status
     created_at: datetime
+    segment: Segment = EVERYBODY
 
     def variant(self, user_id: str) -> str:
         """Return the user's arm, `control` or `treatment`."""
@@ -55,8 +57,11 @@ def create_experiment(
     now: datetime,
     treatment_alias: str = CHALLENGER,
     salt: str | None = None,
+    segment: Segment = EVERYBODY,
 ) -> Experiment:
     """Start an experiment; only one of an agent runs or pauses at a time. `salt` is drawn when it is not given.
+
+    Users outside `segment` get the control and are not counted.
 
     Raises:
         InputError: the name is taken or too long, the share is no share, no server follows the alias, or the agent has
@@ -75,6 +80,7 @@ def create_experiment(
         salt=salt or secrets.token_hex(16),
         treatment_alias=treatment_alias,
         treatment_share=treatment_share,
+        segment=None if segment == EVERYBODY else segment.document(),
         status="running",
         created_at=now,
         updated_at=now,
@@ -170,6 +176,7 @@ def _experiment(record: ExperimentRecord) -> Experiment:
         treatment_share=record.treatment_share,
         status=cast("Status", record.status),
         created_at=record.created_at,
+        segment=EVERYBODY if record.segment is None else Segment.from_document(record.segment),
     )
 
 

@@ -291,6 +291,8 @@ class ExperimentRecord(Base):
     salt: Mapped[str] = mapped_column(String(64))
     treatment_alias: Mapped[str] = mapped_column(String(64))
     treatment_share: Mapped[float]
+    # NULL: everybody.
+    segment: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

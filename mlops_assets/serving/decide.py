@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mlops_assets.experiments.assignment import CONTROL, TREATMENT
 from mlops_assets.experiments.experiments import Experiment
+from mlops_assets.experiments.segments import EVERYBODY
 from mlops_assets.features.vector import column_name
 from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.errors import NotReadyError
@@ -115,7 +116,12 @@ class Decider:
         champion = models.get(spec.name, CHAMPION)
         if champion is None:
             raise NotReadyError(f"{spec.registered_model} has no champion yet; run the job model_lifecycle first")
-        counted = experiment is not None and experiment.status == "running" and request.user_id is not None
+        counted = (
+            experiment is not None
+            and experiment.status == "running"
+            and request.user_id is not None
+            and (experiment.segment is EVERYBODY or experiment.segment.has(vars(request), vars(request.context)))
+        )
         variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
         alias, model = CHAMPION, champion
         fallback: Fallback | None = None

@@ -125,7 +125,10 @@ def test_the_plan_follows_the_design() -> None:
     """A test is started that cannot find what it is for."""
     control, treatment = planned_users(DESIGN, 0.1)
     assert control == pytest.approx(9 * treatment, rel=1e-2)  # a tenth of the traffic
-    assert planned_users(DESIGN.model_copy(update={"power": 0.9}), 0.1) > (control, treatment)
+    assert treatment == DESIGN.min_samples_per_arm
+    few = DESIGN.model_copy(update={"min_samples_per_arm": 10})
+    assert planned_users(few, 0.1)[1] < treatment
+    assert planned_users(few.model_copy(update={"power": 0.9}), 0.1) > planned_users(few, 0.1)
 
 
 def test_a_report_is_made_of_what_was_served(engine: Engine, tmp_path: Path) -> None:

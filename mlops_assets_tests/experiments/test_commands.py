@@ -36,3 +36,24 @@ def test_refusals_have_a_reason_and_an_exit_code(environ: dict[str, str], capsys
     assert "the treatment's share is 5.0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["create", "x", "--agent", "checkout", "--share", "0.1", "--user", "ann"], environ)
+
+
+def test_a_plan_is_told_in_users_and_days(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A test is started that would take a year."""
+    assert main(["plan", "--baseline", "0.1", "--users-per-day", "5000"], environ) == 0
+    lines = capsys.readouterr().out.splitlines()
+    control, treatment = (int(word.replace(",", "")) for word in lines[0].split()[0:7:6])
+    assert control == pytest.approx(9 * treatment, rel=0.01)
+    assert lines[1].endswith("days at 5,000 users a day; the design ends after 14")
+    assert main(["plan", "--baseline", "0"], environ) == 2
+    assert "the baseline is 0.0" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing_yet_and_of_nobody(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked in the first minute, the report divides by zero."""
+    arguments = ["create", "new", "--agent", "execution", "--share", "0.1", "--user", "qa@example.com"]
+    assert main([*arguments, "--only", "browser=chromium", "--only", "last_failed=0.5.."], environ) == 0
+    assert main(["report", "new"], environ) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("**continue**: 0 and 0 users")
+    assert main(["report", "absent"], environ) == 2
+    assert "there is no experiment 'absent'" in capsys.readouterr().err

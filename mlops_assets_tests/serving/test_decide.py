@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlops_assets.experiments.experiments import Experiment
+from mlops_assets.experiments.segments import Segment
 from mlops_assets.features.vector import column_name, state_vector
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
 from mlops_assets.foundation.errors import NotReadyError
@@ -120,6 +121,24 @@ def test_only_users_of_a_running_experiment_are_in_it() -> None:
     assert (anonymous.row["model_version"], anonymous.row["user_hash"]) == ("1.0.0", None)
     paused = decide(decider(), experiment=experiment(1.0, "paused"), user_id="ann")
     assert (paused.row["variant"], paused.row["experiment"], paused.row["model_version"]) == ("control", None, "1.0.0")
+
+
+def test_users_outside_the_segment_get_the_control_and_are_not_counted() -> None:
+    """A test of one browser gives its treatment to all of them, or counts those it is not for."""
+    only = replace(experiment(1.0), segment=Segment(choices={"browser": ("firefox",)}))
+    inside = decide(decider(), experiment=only, user_id="ann", browser="firefox")
+    assert (inside.row["variant"], inside.row["experiment"], inside.row["treatment_share"]) == (
+        "treatment",
+        "checkout",
+        1.0,
+    )
+    outside = decide(decider(), experiment=only, user_id="ann", browser="chromium")
+    assert (outside.row["variant"], outside.row["experiment"], outside.row["treatment_share"]) == (
+        "control",
+        None,
+        None,
+    )
+    assert outside.row["model_version"] == "1.0.0"
 
 
 def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() -> None:

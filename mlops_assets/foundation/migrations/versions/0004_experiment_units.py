@@ -1,4 +1,4 @@
-"""What experiments are judged by: the share at every decision, looks, and users as they were known at each."""
+"""What experiments are of and judged by: segment, the share at every decision, looks, users as they were known at each."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ depends_on = None
 def upgrade() -> None:
     """Add `prediction.treatment_share` and the tables of looks and units."""
     op.add_column("prediction", sa.Column("treatment_share", sa.Float(), nullable=True))
+    op.add_column("experiment", sa.Column("segment", sa.JSON(), nullable=True))
     op.create_table(
         "experiment_look",
         sa.Column("experiment", sa.String(100), nullable=False),
@@ -38,4 +39,5 @@ def downgrade() -> None:
     """Drop them."""
     op.drop_table("experiment_unit")
     op.drop_table("experiment_look")
+    op.drop_column("experiment", "segment")
     op.drop_column("prediction", "treatment_share")
