@@ -1,5 +1,7 @@
 """The command line of experiments, as an operator calls it."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,15 @@ def test_a_report_of_nothing_yet_and_of_nobody(environ: dict[str, str], capsys: 
     assert capsys.readouterr().out.splitlines()[1].startswith("**continue**: 0 and 0 users")
     assert main(["report", "absent"], environ) == 2
     assert "there is no experiment 'absent'" in capsys.readouterr().err
+
+
+def test_the_documented_commands_work_in_their_order(environ: dict[str, str]) -> None:
+    """docs/experiments.md names an option that was renamed."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    assert block is not None
+    lines = [shlex.split(line) for line in block[1].splitlines()]
+    assert [line[3] for line in lines] == ["plan", "create", "share", "report", "stop"]
+    for line in lines:
+        assert line[:3] == ["python", "-m", "mlops_assets.experiments.commands"]
+        assert main(line[3:], environ) == 0, line
