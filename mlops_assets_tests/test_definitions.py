@@ -19,6 +19,7 @@ ASSETS_BY_GROUP = {
     "evaluation": ["model_evaluation", "validation_report"],
     "registry": ["model_card", "registered_model"],
     "governance": ["approval"],
+    "experiments": ["ab_test_report"],
     "serving": ["batch_predictions"],
 }
 UNPARTITIONED = {"test_executions", "test_execution_features"}
