@@ -105,17 +105,17 @@ def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, titl
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     over_time, posterior = figure.subplots(1, 2)
-    for one in analysis.metrics.values():
-        looks = range(1, len(one.harm_over_time) + 1)
-        line = over_time.plot(looks, [_log10(e) for e in one.harm_over_time], label=f"{one.name}: worse than allowed")
-        kept = [_log10(e) for e in one.kept_over_time]
-        over_time.plot(looks, kept, linestyle="--", color=line[0].get_color(), label=f"{one.name}: limit kept")
+    for number, one in enumerate(analysis.metrics.values()):
+        looks, colour = range(1, len(one.harm_over_time) + 1), f"C{number}"
+        harm, kept = ([_log10(e) for e in over] for over in (one.harm_over_time, one.kept_over_time))
+        over_time.plot(looks, harm, color=colour, label=f"{one.name}: worse than allowed")
+        over_time.plot(looks, kept, color=colour, linestyle="--", label=f"{one.name}: limit kept")
     over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, label=f"decides at {alpha:.0%}")
     over_time.set_xlabel("look")
     over_time.set_ylabel("evidence, powers of ten")
     over_time.legend(fontsize="x-small")
     drawn = False
-    for one in analysis.metrics.values():
+    for number, one in enumerate(analysis.metrics.values()):
         if one.bayes is None or one.means is None:
             continue
         for arm, mean, users in (
@@ -123,7 +123,8 @@ def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, titl
             ("treatment", one.means.treatment_mean, one.treatment_users),
         ):
             rates, density = _density(Posterior.of(round(mean * users), users))
-            posterior.plot(rates, density, label=f"{one.name}, {arm}", linestyle="-" if arm == "treatment" else ":")
+            line = "-" if arm == "treatment" else ":"
+            posterior.plot(rates, density, line, color=f"C{number}", label=f"{one.name}, {arm}")
             drawn = True
     posterior.set_xlabel("rate of users")
     posterior.set_ylabel("posterior density, largest is 1")
