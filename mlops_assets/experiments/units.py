@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import TREATMENT
@@ -62,22 +63,33 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
     """
     window = timedelta(minutes=design.user_window_minutes)
     cutoff = now - window - timedelta(minutes=design.outcome_delay_minutes)
-    with transaction(engine) as session:
-        last = session.execute(
-            select(ExperimentLook.look, ExperimentLook.cutoff)
-            .where(ExperimentLook.experiment == experiment)
-            .order_by(ExperimentLook.look.desc())
-            .limit(1)
-        ).one_or_none()
-        number, begin = (0, None) if last is None else (last.look + 1, last.cutoff)
+    # Read first: a writer that reads for seconds keeps the prediction log waiting.
+    with read_transaction(engine) as session:
+        number, begin = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
         found = _decisions(session, experiment, begin, cutoff + window)
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
-        session.add(ExperimentLook(experiment=experiment, look=number, cutoff=cutoff, looked_at=now))
-        session.flush()
-        insert_missing(session, ExperimentUnit, rows)
+    try:
+        with transaction(engine) as session:
+            session.add(ExperimentLook(experiment=experiment, look=number, cutoff=cutoff, looked_at=now))
+            session.flush()
+            insert_missing(session, ExperimentUnit, rows)
+    except IntegrityError:
+        # Somebody else took this look; what it did not see, the next one will.
+        return 0
     return len(rows)
+
+
+def _next_look(session: Session, experiment: str) -> tuple[int, datetime | None]:
+    """Number of the next look, and where the last one ended."""
+    last = session.execute(
+        select(ExperimentLook.look, ExperimentLook.cutoff)
+        .where(ExperimentLook.experiment == experiment)
+        .order_by(ExperimentLook.look.desc())
+        .limit(1)
+    ).one_or_none()
+    return (0, None) if last is None else (last.look + 1, last.cutoff)
 
 
 def read_looks(engine: Engine, experiment: str) -> list[Look]:

@@ -1,5 +1,6 @@
 """Users become observations once, with what was known of them, and stay as they were."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import numpy as np
@@ -111,7 +112,9 @@ def test_chances_of_a_ramp_are_those_of_the_assignment() -> None:
 
 def test_two_looks_at_one_moment_are_one(engine: Engine) -> None:
     """Two daemons that tick at once bet twice on the same users."""
-    serve(engine, range(5), share=0.5)
-    assert look(engine, 60) == 5
+    serve(engine, range(50), share=0.5)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: look(engine, 60), range(4)))
+    assert sorted(found) == [0, 0, 0, 50]
     assert look(engine, 60) == 0
-    assert len(read_looks(engine, NAME)) == 1
+    assert [len(one.units) for one in read_looks(engine, NAME)] == [50]
