@@ -9,7 +9,7 @@ from mlops_assets.experiences.snapshots import open_snapshot
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.foundation.trigger import TriggerReason
+from mlops_assets.foundation.trigger import AUTHOR_TAG, TriggerReason
 from mlops_assets.registry.model_card import TrainingFacts, build_model_card, save_model_card, to_yaml
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import Candidate, RegisteredVersion
@@ -59,7 +59,7 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
                 training_hash=report.identity.training_hash,
                 data_hash=report.identity.data_hash,
                 description=f"{reason.trigger_type}: {reason.reason}",
-                user=f"dagster:{context.run.job_name}",
+                user=context.run.tags.get(AUTHOR_TAG) or f"dagster:{context.run.job_name}",
                 validation_status=_STATUS[report.verdict],
                 metrics=summary_metrics(report),
                 tags=reason.model_dump(),
