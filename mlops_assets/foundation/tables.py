@@ -225,8 +225,8 @@ class ApprovalRequestRecord(Base):
     """One question to people about one version, bound to the evidence that they are asked on.
 
     `evidence_hash` is the digest of the three hashes before it. `status` is open, approved, rejected, expired or
-    superseded; an approved request without `applied_at` has yet to move its version. `notified_at` is NULL until the
-    approvers have been told.
+    superseded; an approved request without `applied_at` has yet to move its version. `notified_by`: ways that took the
+    message to the approvers.
     """
 
     __tablename__ = "approval_request"
@@ -262,7 +262,7 @@ class ApprovalRequestRecord(Base):
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     applied_at: Mapped[datetime | None]
-    notified_at: Mapped[datetime | None]
+    notified_by: Mapped[list[str]]
 
 
 class ApprovalVoteRecord(Base):

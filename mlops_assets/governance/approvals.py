@@ -66,7 +66,10 @@ class ApprovalVote:
 
 @dataclass(frozen=True)
 class ApprovalRequest:
-    """A request as people see it. `applied`: the approved version has been given its place."""
+    """A request as people see it.
+
+    `applied`: the approved version has been given its place. `notified_by`: ways that took the message to the approvers.
+    """
 
     id: int
     model_name: str
@@ -82,7 +85,7 @@ class ApprovalRequest:
     requested_at: datetime
     expires_at: datetime
     applied: bool
-    notified: bool
+    notified_by: tuple[str, ...]
     votes: tuple[ApprovalVote, ...]
 
     @property
@@ -162,6 +165,7 @@ class Approvals:
             data_hash=evidence.data_hash,
             evidence_hash=evidence.hash,
             status="open",
+            notified_by=[],
             requested_at=now,
             expires_at=now + timedelta(hours=self._policy.approval_expiry_hours),
         )
@@ -336,12 +340,12 @@ class Approvals:
             self._engine, model_name=model_name, semver=semver, open_only=open_only, unfinished=unfinished
         )
 
-    def mark_notified(self, request: ApprovalRequest) -> None:
-        """Remember that the approvers have been told."""
+    def mark_notified(self, request: ApprovalRequest, way: str) -> None:
+        """Remember that the approvers have been told on one way."""
         with transaction(self._engine) as session:
             record = session.get(ApprovalRequestRecord, request.id, with_for_update=True)
-            if record is not None and record.notified_at is None:
-                record.notified_at = self._clock.now()
+            if record is not None and way not in record.notified_by:
+                record.notified_by = [*record.notified_by, way]
 
     def _void(self, request: ApprovalRequest) -> ApprovalRefusedError:
         """Record that an approval does not hold, and return the error that says so."""
@@ -511,6 +515,19 @@ def approval_requests(
         return [_view(session, record) for record in session.scalars(query)]
 
 
+def in_words(request: ApprovalRequest) -> str:
+    """Say in one line how a request stands, and whom it waits for."""
+    votes = "".join(f"; {vote.approver}: {vote.decision}, {vote.comment}" for vote in request.votes)
+    head = f"{request.model_name} {request.semver}: {request.status}"
+    if request.status != "open":
+        return head + votes
+    needed = request.min_approvals - len(request.approved_by)
+    waits = f", {needed} more of {', '.join(request.awaited) or 'nobody'} until {request.expires_at:%Y-%m-%d %H:%M} UTC"
+    if needed > len(request.awaited):
+        waits += "; too few may approve: the policy profile has to name another approver"
+    return f"{head}{waits}{votes}; {'; '.join(request.reasons)}"
+
+
 def newest_status(engine: Engine, model_name: str, semver: str) -> str | None:
     """Return the status of the newest decision on a version, None without one."""
     with read_transaction(engine) as session:
@@ -575,7 +592,7 @@ def _view(session: Session, record: ApprovalRequestRecord) -> ApprovalRequest:
         requested_at=record.requested_at,
         expires_at=record.expires_at,
         applied=record.applied_at is not None,
-        notified=record.notified_at is not None,
+        notified_by=tuple(record.notified_by),
         votes=tuple(
             ApprovalVote(vote.approver, cast("VoteDecision", vote.decision), vote.comment, vote.voted_at)
             for vote in _votes(session, record)

@@ -6,6 +6,7 @@ from mlops_assets.evaluation.assets import validation_report
 from mlops_assets.evaluation.report import REPORT_JSON, ValidationReport, read_report, summary_metrics
 from mlops_assets.experiences.assets import OWNERS
 from mlops_assets.experiences.snapshots import open_snapshot
+from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
@@ -20,7 +21,8 @@ _STATUS = {"pass": "passed", "fail": "failed", "insufficient_data": "insufficien
 
 def model_registry(platform: Platform) -> ModelRegistry:
     """Return the registry of the platform."""
-    return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock)
+    access = access_control(platform.settings)
+    return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock, access)
 
 
 def report_behind(version: RegisteredVersion, platform: Platform, spec: AgentSpec) -> ValidationReport:

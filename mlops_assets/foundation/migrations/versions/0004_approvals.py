@@ -44,7 +44,7 @@ def upgrade() -> None:
         _instant("expires_at"),
         _instant("closed_at", nullable=True),
         _instant("applied_at", nullable=True),
-        _instant("notified_at", nullable=True),
+        sa.Column("notified_by", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_approval_request"),
     )
     op.create_index(
