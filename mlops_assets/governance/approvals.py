@@ -6,7 +6,7 @@ approval would give it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast, get_args
 
@@ -213,25 +213,33 @@ class Approvals:
             InputError: the decision is neither.
             TransientError: a store does not answer; nothing was counted.
         """
+        found = self.refuse_early(
+            model_name, version, approver=approver, decision=decision, comment=comment, channel=channel
+        )
+        said = {"decision": decision, "channel": channel}
+        evidence = self._evidence_for(found, approver, said)
+        vote = Vote(approver, decision, _clean(comment, _MAX_COMMENT), evidence.hash)
+        status = self._step(found, vote, said)
+        request = self.request(found.model_name, found.semver)
+        if status in {"approved", "rejected"}:
+            self._annotate(request)
+        return self.apply(request) if status == "approved" else request
+
+    def refuse_early(
+        self, model_name: str, version: str, *, approver: str, decision: VoteDecision, comment: str, channel: Channel
+    ) -> RegisteredVersion:
+        """Refuse what needs no look at the evidence, and return the version; the vote itself is not counted yet.
+
+        Raises:
+            ApprovalRefusedError: as `vote`.
+            InputError: the decision is neither approve nor reject.
+        """
         if decision not in get_args(VoteDecision):
             raise InputError(f"decision {decision!r} is unknown; use one of: {', '.join(get_args(VoteDecision))}")
         said = {"decision": decision, "channel": channel}
         found = self._known(model_name, version, approver, said)
-        evidence = self._evidence_for(found, approver, said)
-        vote = Vote(approver, decision, _clean(comment, _MAX_COMMENT), evidence.hash)
-        with transaction(self._engine) as session:
-            record = _newest(session, found.model_name, found.semver, lock=True)
-            step = _no_request(found) if record is None else decide(_state(session, record), vote, self._clock.now())
-            if record is not None:
-                self._take(session, record, vote, step, said)
-            if step.refusal is not None:
-                self._refused(session, found.model_name, found.semver, approver, step.refusal, said)
-        if step.refusal is not None:
-            raise step.refusal
-        request = self.request(found.model_name, found.semver)
-        if step.status in {"approved", "rejected"}:
-            self._annotate(request)
-        return self.apply(request) if step.status == "approved" else request
+        self._step(found, Vote(approver, decision, _clean(comment, _MAX_COMMENT), ""), said, early=True)
+        return found
 
     def look(self, request: ApprovalRequest) -> ApprovalRequest:
         """Let the clock and the evidence have their say: the request may be expired or superseded afterwards.
@@ -375,6 +383,26 @@ class Approvals:
             with transaction(self._engine) as session:
                 self._refused(session, version.model_name, version.semver, user, refusal, said)
             raise refusal from error
+
+    def _step(
+        self, version: RegisteredVersion, vote: Vote, said: Mapping[str, Any], *, early: bool = False
+    ) -> RequestStatus:
+        """Take one step with a vote, in one transaction; `early` believes the evidence and only refuses."""
+        with transaction(self._engine) as session:
+            record = _newest(session, version.model_name, version.semver, lock=True)
+            if record is None:
+                step = Step("open", refusal=_nobody_asked(version.model_name, version.semver))
+            else:
+                state = _state(session, record)
+                vote = replace(vote, evidence_hash=record.evidence_hash) if early else vote
+                step = decide(state, vote, self._clock.now())
+                if step.refusal is not None or not early:
+                    self._take(session, record, vote, step, said)
+            if step.refusal is not None:
+                self._refused(session, version.model_name, version.semver, vote.approver, step.refusal, said)
+        if step.refusal is not None:
+            raise step.refusal
+        return step.status
 
     def _take(
         self,
@@ -615,10 +643,6 @@ def _nobody_asked(model_name: str, semver: str) -> ApprovalRefusedError:
         "no_request",
         f"nobody was asked to decide on {model_name} {semver}; `requests` lists what waits for approval",
     )
-
-
-def _no_request(version: RegisteredVersion) -> Step:
-    return Step("open", refusal=_nobody_asked(version.model_name, version.semver))
 
 
 def _clean(text: str, width: int) -> str:

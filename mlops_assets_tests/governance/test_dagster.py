@@ -87,7 +87,7 @@ def test_the_sensor_resumes_what_a_crash_interrupted(
     small_office.decide()
     votes = {"decision": "approve", "comment": "read it", "channel": "cli"}
     small_office.approvals.vote(NAME, "1.0.0", approver=ML, **votes)
-    with dying_at_commit(small_office.engine, survived=1), pytest.raises(KeyboardInterrupt):
+    with dying_at_commit(small_office.engine, survived=2), pytest.raises(KeyboardInterrupt):
         small_office.approvals.vote(NAME, "1.0.0", approver=QA, **votes)
     assert small_office.registry.champion(NAME) is None
     result = tick()

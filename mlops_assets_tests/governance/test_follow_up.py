@@ -71,7 +71,7 @@ def test_expires_applies_and_tells(office: Office) -> None:
     name = SPEC.registered_model
     office.approvals.vote(name, "1.1.0", approver=ML, decision="approve", comment="c", channel="cli")
     try:
-        with dying_at_commit(office.engine, survived=1):
+        with dying_at_commit(office.engine, survived=2):
             office.approvals.vote(name, "1.1.0", approver=QA, decision="approve", comment="c", channel="cli")
     except KeyboardInterrupt:
         pass
@@ -91,7 +91,7 @@ def test_an_approval_that_evidence_voided_is_not_applied(office: Office) -> None
     name = SPEC.registered_model
     office.approvals.vote(name, "1.0.0", approver=ML, decision="approve", comment="c", channel="cli")
     try:
-        with dying_at_commit(office.engine, survived=1):
+        with dying_at_commit(office.engine, survived=2):
             office.approvals.vote(name, "1.0.0", approver=QA, decision="approve", comment="c", channel="cli")
     except KeyboardInterrupt:
         pass
