@@ -25,7 +25,9 @@ from mlops_assets.foundation.records import read_record
 from mlops_assets.foundation.settings import Settings, load_settings
 from mlops_assets.governance.approval_state import VoteDecision
 from mlops_assets.governance.approvals import approval_requests, in_words, open_approvals
+from mlops_assets.governance.audit_commands import add_audit_commands
 from mlops_assets.governance.evidence import spec_of
+from mlops_assets.registry.mlflow_store import be_impatient
 from mlops_assets.registry.model_registry import ModelRegistry
 
 DONE, MISSED, REFUSED = 0, 1, 2
@@ -38,7 +40,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         settings = load_settings(environ)
         engine = create_operational_engine(settings.database)
         try:
-            upgrade(engine)
+            if getattr(arguments, "file", None) is None:  # an exported trail is verified without a database
+                upgrade(engine)
             return int(arguments.run(arguments, settings, engine))
         finally:
             engine.dispose()
@@ -85,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--user", required=True, help="the approver")
         command.add_argument("--comment", required=True, help="what the decision rests on")
         command.set_defaults(run=_vote, decision=decision)
+    add_audit_commands(commands.add_parser("audit", help="verify, export, replay and ask the audit trail"))
     return parser
 
 
@@ -160,4 +164,5 @@ def _registry(settings: Settings, engine: Engine, user: str) -> ModelRegistry:
 
 
 if __name__ == "__main__":
+    be_impatient()
     sys.exit(main())
