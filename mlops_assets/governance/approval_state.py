@@ -19,7 +19,6 @@ Reason = Literal[
     "own_model",
     "same_approver_twice",
     "no_comment",
-    "no_permission",
     "forged_token",
 ]
 
