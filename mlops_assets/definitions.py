@@ -14,6 +14,8 @@ from mlops_assets.features.checks import FEATURES_CHECKS
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.assets import GOVERNANCE_ASSETS
+from mlops_assets.governance.jobs import GOVERNANCE_JOBS
+from mlops_assets.governance.sensors import GOVERNANCE_SENSORS
 from mlops_assets.registry.assets import REGISTRY_ASSETS
 from mlops_assets.retraining.jobs import lifecycle_jobs
 from mlops_assets.retraining.schedules import weekly_retraining
@@ -38,8 +40,9 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
             *SERVING_ASSETS,
         ],
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
-        jobs=[*lifecycle_jobs(policies), *serving_jobs(policies)],
+        jobs=[*lifecycle_jobs(policies), *GOVERNANCE_JOBS, *serving_jobs(policies)],
         schedules=[weekly_retraining],
+        sensors=GOVERNANCE_SENSORS,
         # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
         # since it finds and fails the killed run that holds the slot.
         executor=dg.in_process_executor,

@@ -29,7 +29,8 @@ CHECKS = {
     ("training_set", "no_value_from_the_future"),
     ("validation_report", "gates_passed"),
 }
-JOBS = {"batch_inference", "model_lifecycle", "retrain"}
+JOBS = {"batch_inference", "decide_approval", "model_lifecycle", "retrain"}
+SENSORS = {"approval_sensor": 60}
 SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
 
 
@@ -75,7 +76,8 @@ def test_jobs_schedules_and_sensors_are_these(repository: dg.RepositoryDefinitio
     schedules = {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs}
     assert jobs == JOBS
     assert schedules == SCHEDULES
-    assert [sensor.name for sensor in repository.sensor_defs] == []
+    sensors = {sensor.name: sensor.minimum_interval_seconds for sensor in repository.sensor_defs}
+    assert sensors == SENSORS
 
 
 def test_every_run_is_one_process_also_what_the_ui_starts(repository: dg.RepositoryDefinition) -> None:

@@ -24,6 +24,10 @@ class InputError(PermanentError):
     """A user's input (file, table, row) cannot be used."""
 
 
+class AccessDeniedError(PermanentError):
+    """Somebody may not do what they asked for; the message names who holds the permission."""
+
+
 class NotReadyError(PermanentError):
     """A step was asked for before what it reads exists; the message names the step to run first."""
 

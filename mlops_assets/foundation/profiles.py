@@ -28,6 +28,9 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 EmailAddress = Annotated[str, AfterValidator(_real_address)]
+Role = Literal["ml_engineer", "mlops", "sre"]
+Roles = Annotated[tuple[Role, ...], Field(strict=False)]
+Permission = Literal["deploy_staging", "deploy_production", "rollback", "scale"]
 
 
 class _Section(BaseModel):
@@ -105,6 +108,7 @@ class GovernancePolicy(_Section):
     """When a registered version is approved, waits for people, or is rejected. All limits are inclusive.
 
     `min_improvement_percent`: relative to the champion's accuracy. `high_risk_accuracy_drop`: absolute, as a share.
+    `min_approvals`: how many of the required approvers have to approve; a request ends after `approval_expiry_hours`.
     """
 
     min_accuracy: Share
@@ -114,6 +118,30 @@ class GovernancePolicy(_Section):
     high_risk_new_architecture: bool
     auto_approve_low_risk: bool
     required_approvers_high_risk: Annotated[tuple[EmailAddress, ...], Field(min_length=1, strict=False)]
+    min_approvals: Annotated[int, Field(ge=1)]
+    approval_expiry_hours: Positive
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        distinct = {address.casefold() for address in self.required_approvers_high_risk}
+        if self.min_approvals > len(distinct):
+            raise ValueError(
+                f"min_approvals {self.min_approvals} is more than the {len(distinct)} distinct "
+                "required_approvers_high_risk"
+            )
+        return self
+
+
+class AccessPolicy(_Section):
+    """Who may do what to versions: people and services have roles, roles have permissions.
+
+    `roles`: by the name that a person acts under; empty is no role table. `services`: the same for the platform's own
+    automation, whose names no person may use.
+    """
+
+    roles: dict[str, Roles]
+    services: dict[str, Roles]
+    permissions: dict[Role, Annotated[tuple[Permission, ...], Field(strict=False)]]
 
 
 MetricName = Literal["wrong", "loss", "failed", "slow"]
@@ -212,6 +240,7 @@ class PolicyProfile(_Section):
     data: DataPolicies
     evaluation: EvaluationPolicy
     governance: GovernancePolicy
+    access: AccessPolicy
     ab_test: AbTestDesign
     serving: ServingPolicy
     retry: RetryPolicySettings

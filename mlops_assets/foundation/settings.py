@@ -45,8 +45,9 @@ class Settings(BaseSettings):
     least; `simulator_extra_days`: how far the simulated world has moved on since. `device`: where
     training runs, `auto` takes CUDA when there is one. `serving_clock`: what time it is for served decisions, the
     machine's or that of the data (`auto`: the data's where the experience source is a closed history). `exploration_epsilon`:
-    share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. URLs are secrets,
-    since they may carry passwords.
+    share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. `roles_file`: YAML
+    table of who has which role. `smtp_url`, `slack_webhook`: where approvers are told of requests, off by default;
+    `approvals_url`: where the link in such a message leads. URLs are secrets, since they may carry passwords.
     """
 
     model_config = SettingsConfigDict(
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
     )
     mlflow_artifact_root: str | None = None
     policy_profile: Annotated[str, AfterValidator(_known_profile)] = "aiwebtest"
+    roles_file: AbsolutePath | None = None
     data_profile: Literal["standard", "bootstrap"] = "standard"
     experience_source: Literal["simulator", "reports", "ci_history", "table", "prediction_log"] = "simulator"
     source_path: AbsolutePath | None = None
@@ -88,6 +90,9 @@ class Settings(BaseSettings):
     serving_authentication: Literal["auto", "required"] = "auto"
     exploration_epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
     pseudonym_key: SecretStr | None = Field(default=None, min_length=16)
+    smtp_url: SecretStr | None = None
+    slack_webhook: SecretStr | None = None
+    approvals_url: str | None = None
     batch_input: AbsolutePath | None = None
     stream_url: SecretStr | None = None
     ray_address: str | None = Field(

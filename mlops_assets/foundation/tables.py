@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -218,6 +219,64 @@ class DecisionRecord(Base):
     evidence_hash: Mapped[str] = mapped_column(String(64))
     decided_at: Mapped[datetime]
     decided_by: Mapped[str]
+
+
+class ApprovalRequestRecord(Base):
+    """One question to people about one version, bound to the evidence that they are asked on.
+
+    `evidence_hash` is the digest of the three hashes before it. `status` is open, approved, rejected, expired or
+    superseded; an approved request without `applied_at` has yet to move its version. `notified_by`: ways that took the
+    message to the approvers.
+    """
+
+    __tablename__ = "approval_request"
+    # One open request of a version, also for two lifecycles that ask at once.
+    __table_args__ = (
+        Index(
+            "uq_approval_request_open_version",
+            "model_name",
+            "semver",
+            unique=True,
+            sqlite_where=text("status = 'open'"),
+            postgresql_where=text("status = 'open'"),
+        ),
+        Index(None, "model_name", "semver", "id"),
+        Index(None, "status"),
+    )
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    model_name: Mapped[str] = mapped_column(String(128))
+    semver: Mapped[str] = mapped_column(String(32))
+    run_id: Mapped[str] = mapped_column(String(64))
+    risk: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[list[str]]
+    author: Mapped[str]
+    required_approvers: Mapped[list[str]]
+    min_approvals: Mapped[int]
+    report_hash: Mapped[str] = mapped_column(String(64))
+    weights_hash: Mapped[str] = mapped_column(String(64))
+    data_hash: Mapped[str] = mapped_column(String(64))
+    evidence_hash: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), default="open")
+    requested_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    applied_at: Mapped[datetime | None]
+    notified_by: Mapped[list[str]]
+
+
+class ApprovalVoteRecord(Base):
+    """What one approver said to one request, once."""
+
+    __tablename__ = "approval_vote"
+    __table_args__ = (UniqueConstraint("request_id", "approver"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    request_id: Mapped[int] = mapped_column(ROW_ID, ForeignKey("approval_request.id"))
+    approver: Mapped[str]
+    decision: Mapped[str] = mapped_column(String(16))
+    comment: Mapped[str] = mapped_column(Text)
+    voted_at: Mapped[datetime]
 
 
 class AuditEvent(Base):

@@ -11,6 +11,8 @@ TriggerType = Literal["manual", "schedule", "drift", "accuracy_drop", "volume", 
 
 TRIGGER_TAG = "mlops/trigger_type"
 REASON_TAG = "mlops/reason"
+# Whose work the version is, where a person's: they cannot approve it.
+AUTHOR_TAG = "mlops/author"
 # Value: the agent. dagster.yaml lets one run of each value run at a time.
 RETRAINING_TAG = "mlops/retraining"
 

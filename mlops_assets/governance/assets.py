@@ -6,6 +6,7 @@ from mlops_assets.experiences.assets import OWNERS
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.decisions import RecordedDecision, record_decision
 from mlops_assets.governance.policy import Evidence, evaluate_for_approval
 from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_behind
@@ -39,6 +40,7 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
             engine=platform.engine,
             registry=registry,
             clock=platform.clock,
+            approvals=open_approvals(platform.settings, platform.engine, platform.clock, registry),
         )
         context.log.info(f"{spec.name} {recorded.semver}: {recorded.status}, {_summary(recorded)}")
         facts = {

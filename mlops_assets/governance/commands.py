@@ -1,25 +1,33 @@
-"""Commands for CI and operators: `python -m mlops_assets.governance.commands check-thresholds | promote | rollback`.
+"""Commands for CI and operators: `python -m mlops_assets.governance.commands --help`.
 
-Nothing here goes past governance: training, registration and approval are the lifecycle job's, and `promote` takes
-approved versions in Staging only. Exit codes: 0 done, 1 a threshold is missed, 2 refused (the reason goes to standard
-error).
+Nothing here goes past governance: training and registration are the lifecycle job's, `approve` and `reject` count as one
+vote of a required approver, `promote` takes approved versions in Staging only, and roles say who may promote and roll
+back. Exit codes: 0 done, 1 a threshold is missed or the audit trail does not hold, 2 refused (the reason goes to
+standard error).
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from sqlalchemy import Engine
 
 from mlops_assets.evaluation.gates import Gate, gate
 from mlops_assets.evaluation.report import REPORT_JSON, ValidationReport, read_report
-from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.access import access_control
+from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, upgrade
 from mlops_assets.foundation.errors import InputError, MlopsError
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.records import read_record
 from mlops_assets.foundation.settings import Settings, load_settings
+from mlops_assets.governance.approval_state import VoteDecision
+from mlops_assets.governance.approvals import approval_requests, in_words, open_approvals
+from mlops_assets.governance.audit_commands import add_audit_commands
+from mlops_assets.governance.evidence import spec_of
+from mlops_assets.registry.mlflow_store import be_impatient
 from mlops_assets.registry.model_registry import ModelRegistry
 
 DONE, MISSED, REFUSED = 0, 1, 2
@@ -32,7 +40,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         settings = load_settings(environ)
         engine = create_operational_engine(settings.database)
         try:
-            upgrade(engine)
+            if getattr(arguments, "file", None) is None:  # an exported trail is verified without a database
+                upgrade(engine)
             return int(arguments.run(arguments, settings, engine))
         finally:
             engine.dispose()
@@ -69,12 +78,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--model-name", required=True)
         command.add_argument("--user", required=True, help="who answers for it")
         command.add_argument("--reason", required=True)
+    requests = commands.add_parser("requests", help="list what waits for approval")
+    requests.add_argument("--all", action="store_true", help="also what was decided, expired or superseded")
+    requests.set_defaults(run=_requests)
+    for decision in get_args(VoteDecision):
+        command = commands.add_parser(decision, help=f"{decision} a version, as one of its required approvers")
+        command.add_argument("--model-name", required=True)
+        command.add_argument("--version", required=True, help="semantic version")
+        command.add_argument("--user", required=True, help="the approver")
+        command.add_argument("--comment", required=True, help="what the decision rests on")
+        command.set_defaults(run=_vote, decision=decision)
+    add_audit_commands(commands.add_parser("audit", help="verify, export, replay and ask the audit trail"))
     return parser
 
 
 def _check(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
     policy = load_profile(settings.policy_profile).evaluation
-    specs = [_spec(arguments.model_name)] if arguments.model_name else list(AGENTS.values())
+    specs = [spec_of(arguments.model_name)] if arguments.model_name else list(AGENTS.values())
     code = DONE
     for spec in specs:
         run_id = read_record(engine, asset="validation_report", partition=spec.name)["run_id"]
@@ -92,34 +112,57 @@ def _check(arguments: argparse.Namespace, settings: Settings, engine: Engine) ->
 
 
 def _promote(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
-    name = _spec(arguments.model_name).registered_model
-    registry = ModelRegistry(settings.tracking_uri, engine, SystemClock())
+    name = spec_of(arguments.model_name).registered_model
+    registry = _registry(settings, engine, arguments.user)
     version = arguments.version
     if version is None:
         challenger = registry.challenger(name)
         if challenger is None:
             raise InputError(f"{name} has no challenger to promote; run the lifecycle, or name a version")
         version = challenger.semver
+    open_approvals(settings, engine, SystemClock(), registry).require_current(name, version, user=arguments.user)
     promoted = registry.promote_to_production(name, version, user=arguments.user, reason=arguments.reason)
     sys.stdout.write(f"{name} {promoted.semver} is in production\n")
     return DONE
 
 
 def _rollback(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
-    name = _spec(arguments.model_name).registered_model
-    registry = ModelRegistry(settings.tracking_uri, engine, SystemClock())
+    name = spec_of(arguments.model_name).registered_model
+    registry = _registry(settings, engine, arguments.user)
     restored = registry.rollback_model(name, arguments.version, user=arguments.user, reason=arguments.reason)
     sys.stdout.write(f"{name} {restored.semver} is in production\n")
     return DONE
 
 
-def _spec(model_name: str) -> AgentSpec:
-    for spec in AGENTS.values():
-        if spec.registered_model == model_name:
-            return spec
-    known = ", ".join(spec.registered_model for spec in AGENTS.values())
-    raise InputError(f"unknown model {model_name!r}; registered models: {known}")
+def _requests(arguments: argparse.Namespace, _settings: Settings, engine: Engine) -> int:
+    found = approval_requests(engine, open_only=not arguments.all)
+    for request in found:
+        sys.stdout.write(f"{in_words(request)}\n")
+    if not found:
+        sys.stdout.write("nothing waits for approval\n")
+    return DONE
+
+
+def _vote(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
+    registry = _registry(settings, engine, arguments.user)
+    request = open_approvals(settings, engine, SystemClock(), registry).vote(
+        arguments.model_name,
+        arguments.version,
+        approver=arguments.user,
+        decision=arguments.decision,
+        comment=arguments.comment,
+        channel="cli",
+    )
+    sys.stdout.write(f"{in_words(request)}\n")
+    return DONE
+
+
+def _registry(settings: Settings, engine: Engine, user: str) -> ModelRegistry:
+    access = access_control(settings)
+    access.require_person(user)
+    return ModelRegistry(settings.tracking_uri, engine, SystemClock(), access)
 
 
 if __name__ == "__main__":
+    be_impatient()
     sys.exit(main())

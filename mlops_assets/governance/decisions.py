@@ -1,6 +1,6 @@
 """Decisions on versions: stored with their audit event, bound to their evidence, then applied to the registry.
 
-What a decision is follows from `policy.py`; people's approvals and rollouts are not made here.
+What a decision is follows from `policy.py`, what people say from `approvals.py`; rollouts are not made here.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.tables import DecisionRecord
+from mlops_assets.governance.approvals import ApprovalRequest, Approvals
+from mlops_assets.governance.evidence import ApprovalEvidence
 from mlops_assets.governance.policy import ApprovalStatus, Decision, Risk
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import RegisteredVersion
@@ -55,12 +57,14 @@ def record_decision(
     registry: ModelRegistry,
     clock: Clock,
     user: str = POLICY_USER,
+    approvals: Approvals | None = None,
 ) -> RecordedDecision:
     """Store a decision once for each (model, version, evidence) and apply it.
 
     Approved: the version becomes challenger in stage Staging, or champion directly when there is none yet. Requires
     review: it waits. Rejected: it stays where it is, with the reasons in its tags. A second call with the same evidence
-    stores nothing and keeps the first decision, and completes what a crash left undone.
+    stores nothing and keeps the first decision, and completes what a crash left undone. What people decided on the same
+    evidence since stands for the policy's question to them.
 
     Args:
         version: the version to decide on.
@@ -70,9 +74,19 @@ def record_decision(
         registry: where the version lives.
         clock: time of the decision.
         user: who decided.
+        approvals: where people are asked; without it nobody is, and a version that requires review waits.
     """
-    record, recorded = _store(engine, version, decision, evidence_hash=evidence_hash, clock=clock, user=user)
+    asked = None
+    if approvals is not None and decision.status == "requires_review":
+        asked = approvals.evidence(version)
+    record, recorded = _store(
+        engine, version, decision, evidence_hash=evidence_hash, clock=clock, user=user, approvals=approvals, asked=asked
+    )
     status = cast("ApprovalStatus", record.status)
+    if approvals is not None and status == "requires_review":
+        answered = _answered(approvals, version, evidence_hash)
+        if answered is not None:
+            return _by_people(approvals, registry, record, answered)
     registry.annotate(
         version.model_name,
         version.semver,
@@ -103,14 +117,58 @@ def decisions_on(engine: Engine, model_name: str, semver: str) -> list[DecisionR
         return list(session.scalars(query.order_by(DecisionRecord.id.desc())))
 
 
+def _answered(approvals: Approvals, version: RegisteredVersion, evidence_hash: str) -> ApprovalRequest | None:
+    """Find what people decided on this evidence."""
+    newest = next(iter(approvals.requests(model_name=version.model_name, semver=version.semver)), None)
+    if newest is None or newest.report_hash != evidence_hash or newest.status not in {"approved", "rejected"}:
+        return None
+    return newest
+
+
+def _by_people(
+    approvals: Approvals, registry: ModelRegistry, record: DecisionRecord, answered: ApprovalRequest
+) -> RecordedDecision:
+    if answered.status == "rejected":
+        status, outcome = "rejected", "rejected"
+    else:
+        before = registry.version(record.model_name, record.semver).stage
+        approvals.apply(answered)
+        after = registry.version(record.model_name, record.semver).stage
+        places = {"Production": "champion", "Staging": "challenger"}
+        status, outcome = "approved", "unchanged" if before == after else places.get(after, "unchanged")
+    return RecordedDecision(
+        model_name=record.model_name,
+        semver=record.semver,
+        status=cast("ApprovalStatus", status),
+        risk=cast("Risk", record.risk),
+        reasons=(*record.reasons, *(f"{vote.approver}: {vote.comment}" for vote in answered.votes)),
+        evidence_hash=record.evidence_hash,
+        outcome=cast("Outcome", outcome),
+        recorded=False,
+    )
+
+
 def _store(
-    engine: Engine, version: RegisteredVersion, decision: Decision, *, evidence_hash: str, clock: Clock, user: str
+    engine: Engine,
+    version: RegisteredVersion,
+    decision: Decision,
+    *,
+    evidence_hash: str,
+    clock: Clock,
+    user: str,
+    approvals: Approvals | None,
+    asked: ApprovalEvidence | None,
 ) -> tuple[DecisionRecord, bool]:
     try:
         with transaction(engine) as session:
             known = _find(session, version, evidence_hash)
             if known is not None:
+                if approvals is not None and asked is not None and known.status == "requires_review":
+                    approvals.open(session, version, asked, risk=known.risk, reasons=known.reasons)
                 return known, False
+            if approvals is not None:
+                # Before the new decision, which has to be the newest.
+                approvals.supersede(session, version)
             record = DecisionRecord(
                 model_name=version.model_name,
                 semver=version.semver,
@@ -134,6 +192,8 @@ def _store(
                 details={**details, "run_id": version.run_id},
                 now=clock.now(),
             )
+            if approvals is not None and asked is not None:
+                approvals.open(session, version, asked, risk=decision.risk, reasons=decision.reasons)
             return record, True
     except IntegrityError:
         # PostgreSQL lets two writers both find nothing; the unique key lets one of them in.

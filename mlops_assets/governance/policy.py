@@ -102,7 +102,10 @@ def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decis
 
 
 def _approvers(policy: GovernancePolicy) -> str:
-    return f"needs the approval of {' and '.join(policy.required_approvers_high_risk)}"
+    people = policy.required_approvers_high_risk
+    if policy.min_approvals == len(people):
+        return f"needs the approval of {' and '.join(people)}"
+    return f"needs the approval of {policy.min_approvals} of {', '.join(people)}"
 
 
 def assess_risk(evidence: Evidence, policy: GovernancePolicy) -> tuple[Risk, list[str]]:

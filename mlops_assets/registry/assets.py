@@ -6,10 +6,11 @@ from mlops_assets.evaluation.assets import validation_report
 from mlops_assets.evaluation.report import REPORT_JSON, ValidationReport, read_report, summary_metrics
 from mlops_assets.experiences.assets import OWNERS
 from mlops_assets.experiences.snapshots import open_snapshot
+from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.foundation.trigger import TriggerReason
+from mlops_assets.foundation.trigger import AUTHOR_TAG, TriggerReason
 from mlops_assets.registry.model_card import TrainingFacts, build_model_card, save_model_card, to_yaml
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import Candidate, RegisteredVersion
@@ -20,7 +21,8 @@ _STATUS = {"pass": "passed", "fail": "failed", "insufficient_data": "insufficien
 
 def model_registry(platform: Platform) -> ModelRegistry:
     """Return the registry of the platform."""
-    return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock)
+    access = access_control(platform.settings)
+    return ModelRegistry(platform.settings.tracking_uri, platform.engine, platform.clock, access)
 
 
 def report_behind(version: RegisteredVersion, platform: Platform, spec: AgentSpec) -> ValidationReport:
@@ -59,7 +61,7 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
                 training_hash=report.identity.training_hash,
                 data_hash=report.identity.data_hash,
                 description=f"{reason.trigger_type}: {reason.reason}",
-                user=f"dagster:{context.run.job_name}",
+                user=context.run.tags.get(AUTHOR_TAG) or f"dagster:{context.run.job_name}",
                 validation_status=_STATUS[report.verdict],
                 metrics=summary_metrics(report),
                 tags=reason.model_dump(),

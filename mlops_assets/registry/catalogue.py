@@ -1,12 +1,15 @@
 """Registered models, read: versions, who is champion, loading and comparing. Nothing is changed here."""
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import NotReadyError
+from mlops_assets.foundation.files import digest, sha256_file
 from mlops_assets.registry.comparison import VersionComparison, compare_metrics
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.registration import RegisteredVersion, Stage, registered_version
@@ -73,6 +76,18 @@ class ModelCatalogue:
             InputError: no such version, or its artifacts are gone.
         """
         return self._store.load(model_name, self.version(model_name, version).mlflow_version)
+
+    def files_hash(self, model_name: str, version: str) -> str:
+        """Hash the files that serving the version takes, as the model store holds them now: 64 hex digits.
+
+        Raises:
+            InputError: no such version, or its artifacts are gone.
+        """
+        number = self.version(model_name, version).mlflow_version
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            self._store.fetch_served(model_name, number, folder)
+            return digest({file.name: sha256_file(file) for file in folder.iterdir()})
 
     def compare_models(
         self,

@@ -15,11 +15,13 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from mlops_assets.foundation.access import AccessControl
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.audit import PROMOTED_TO_PRODUCTION, ROLLED_BACK, append_event
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.errors import InputError, NotReadyError, PermanentError
+from mlops_assets.foundation.errors import AccessDeniedError, InputError, NotReadyError, PermanentError
+from mlops_assets.foundation.profiles import Permission
 from mlops_assets.foundation.tables import ModelVersionRecord
 from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
 from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG
@@ -44,14 +46,20 @@ from mlops_assets.registry.version_records import (
 )
 
 STAGED, ARCHIVED, DELETED = "model_promoted_to_staging", "model_archived", "model_deleted"
+ACCESS_DENIED = "access_denied"
 
 
 class ModelRegistry(ModelCatalogue):
-    """Registered models of one MLflow store and one operational database."""
+    """Registered models of one MLflow store and one operational database.
 
-    def __init__(self, tracking_uri: str, engine: Engine, clock: Clock) -> None:
+    With `access`, who moves a version by hand needs the permission for it, and a refusal is an audit event; an approved
+    version takes its place without one, since its approval is the permission. Without `access`, everybody may.
+    """
+
+    def __init__(self, tracking_uri: str, engine: Engine, clock: Clock, access: AccessControl | None = None) -> None:
         super().__init__(tracking_uri, engine)
         self._clock = clock
+        self._access = access
 
     def register(self, candidate: Candidate, spec: AgentSpec, *, bump: Bump = "minor") -> RegisteredVersion:
         """Register the model of a finished run, exactly once for each run and for each training identity.
@@ -101,9 +109,11 @@ class ModelRegistry(ModelCatalogue):
         """Make an approved version the challenger; other versions in Staging stay there. A second call changes nothing.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             NotReadyError: it is not approved, or no longer new.
         """
+        self._require(user, "deploy_staging", model_name, version)
         with self._changing(model_name) as session:
             return self._stage(session, version_record(session, model_name, version), user)
 
@@ -113,10 +123,12 @@ class ModelRegistry(ModelCatalogue):
         Says so in the tag `first_champion` and in the audit event. A second call changes nothing.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             NotReadyError: it is not approved, or no longer new.
             PermanentError: another version is champion already.
         """
+        self._require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -133,9 +145,11 @@ class ModelRegistry(ModelCatalogue):
         A second call changes nothing.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             NotReadyError: it is not approved, or not in Staging.
         """
+        self._require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -161,9 +175,11 @@ class ModelRegistry(ModelCatalogue):
             override: also accept a version that was never champion.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version, or it was never champion and `override` is not set.
             NotReadyError: no target is given and there is no `previous`.
         """
+        self._require(user, "rollback", model_name, to_version or "")
         with self._changing(model_name) as session:
             record = self._rollback_target(session, model_name, to_version)
             champion = record_in_production(session, model_name)
@@ -201,6 +217,7 @@ class ModelRegistry(ModelCatalogue):
         """Retire a version that is not champion. A second call changes nothing.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             PermanentError: it is the champion.
         """
@@ -210,6 +227,7 @@ class ModelRegistry(ModelCatalogue):
         """Mark an archived version as deleted; its artifacts are a matter of retention. A second call changes nothing.
 
         Raises:
+            AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             NotReadyError: it is not archived.
             PermanentError: it is the champion or the version to roll back to.
@@ -225,6 +243,25 @@ class ModelRegistry(ModelCatalogue):
                 key = int.from_bytes(name_hash[:8], "big", signed=True)
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             yield session
+
+    def _require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
+        if self._access is None:
+            return
+        try:
+            self._access.require(user, permission)
+        except AccessDeniedError as error:
+            with transaction(self._engine) as session:
+                append_event(
+                    session,
+                    event_type=ACCESS_DENIED,
+                    # What somebody made up is cut to what the trail holds.
+                    model_name=model_name[:128],
+                    version=version[:64],
+                    user=user[:255],
+                    details={"permission": permission, "message": str(error)[:1000]},
+                    now=self._clock.now(),
+                )
+            raise
 
     def _stage(self, session: Session, record: ModelVersionRecord, user: str) -> RegisteredVersion:
         if record.stage == "Staging" and self._points(CHALLENGER, record):
@@ -294,6 +331,7 @@ class ModelRegistry(ModelCatalogue):
     def _retire(
         self, model_name: str, version: str, stage: Stage, event: str, *, user: str, reason: str
     ) -> RegisteredVersion:
+        self._require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             if record.stage == stage:

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.serving.approvals import VoteRequest
 from mlops_assets.serving.problems import PROBLEM_MEDIA_TYPE
 from mlops_assets.serving.requests import OutcomeRequest, request_models
 
+APPROVAL_PATH = "/approvals/{model_name}/{version}"
 _REF = "#/components/schemas/{model}"
 
 
@@ -63,6 +65,40 @@ class OutcomesAnswer(BaseModel):
     repeated: int
 
 
+class ApprovalVoteAnswer(BaseModel):
+    """One vote."""
+
+    approver: str
+    decision: str
+    comment: str
+    voted_at: str
+
+
+class ApprovalAnswer(BaseModel):
+    """An approval request, and who has said what to it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: int
+    model_name: str
+    version: str
+    risk: str
+    reasons: list[str]
+    author: str
+    required_approvers: list[str]
+    min_approvals: int
+    report_hash: str
+    evidence_hash: str
+    status: str = Field(description="open, approved, rejected, expired or superseded.")
+    requested_at: str
+    expires_at: str
+    applied: bool = Field(description="The approved version has been given its place in the registry.")
+    notified_by: list[str]
+    votes: list[ApprovalVoteAnswer]
+    awaited: list[str]
+    approved_by: list[str]
+
+
 class FieldError(BaseModel):
     """One field that cannot be taken."""
 
@@ -85,6 +121,8 @@ _POSTED: Mapping[str, tuple[type[BaseModel], tuple[int, ...]]] = {
     "/predict": (DecisionAnswer, (404, 413, 422, 429, 503)),
     "/predict/batch": (BatchAnswer, (404, 413, 422, 429, 503)),
     "/outcomes": (OutcomesAnswer, (404, 409, 413, 422, 429, 503)),
+    # Here the token is needed also where the rest of the API asks for none.
+    APPROVAL_PATH: (ApprovalAnswer, (401, 403, 404, 409, 413, 422, 429, 503)),
 }
 _READ: Mapping[str, tuple[int, ...]] = {
     "/predictions/{prediction_id}": (404, 429, 503),
@@ -93,6 +131,8 @@ _READ: Mapping[str, tuple[int, ...]] = {
     "/monitoring/status": (422, 429, 503),
     "/experiments": (429, 503),
     "/experiments/{name}/status": (404, 429, 503),
+    "/approvals": (422, 429, 503),
+    APPROVAL_PATH: (404, 429, 503),
     "/livez": (),
     "/readyz": (503,),
     "/health": (429, 503),
@@ -101,8 +141,9 @@ _READ: Mapping[str, tuple[int, ...]] = {
 _OPEN = {"/livez", "/readyz"}
 _MEANINGS = {
     401: "No valid token",
+    403: "Not the one who may decide",
     404: "Unknown name",
-    409: "Another outcome is recorded",
+    409: "Something else is recorded already",
     413: "Request too large",
     422: "Invalid request; the fields are named",
     429: "Too many requests; Retry-After says when to come back",
@@ -144,7 +185,7 @@ def _document(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
     )
     models = request_models()
     answers: list[type[BaseModel]] = [answer for answer, _ in _POSTED.values()]
-    used: list[type[BaseModel]] = [*models.values(), OutcomeRequest, Problem, *answers]
+    used: list[type[BaseModel]] = [*models.values(), OutcomeRequest, VoteRequest, Problem, *answers]
     inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in used]
     _, definitions = models_json_schema(inputs, ref_template=_REF)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -164,6 +205,10 @@ def _document(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
         "/outcomes": (
             _list_schema("outcomes", {"$ref": _REF.format(model="OutcomeRequest")}),
             {"one": {"value": {"outcomes": [outcome]}}},
+        ),
+        APPROVAL_PATH: (
+            {"$ref": _REF.format(model="VoteRequest")},
+            {"approve": {"value": {"decision": "approve", "comment": "read the report"}}},
         ),
     }
     for path, (answer, statuses) in _POSTED.items():

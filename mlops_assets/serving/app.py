@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,7 @@ from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.api_documents import describe_api
+from mlops_assets.serving.approvals import ApprovalDesk, ForgedTokens, voter
 from mlops_assets.serving.boundary import RETRY_SECONDS, Boundary, Counted, ProblemError
 from mlops_assets.serving.decide import Decision
 from mlops_assets.serving.explain import explain_prediction
@@ -70,6 +72,7 @@ def create_app(runtime: ServingRuntime, *, manage: bool = True) -> ASGIApp:
             include_in_schema=path != "/predict_batch",
         )
     _add_knowledge(app, runtime)
+    _add_approvals(app, runtime)
     _add_health(app, runtime)
     app.add_exception_handler(RequestValidationError, _invalid_query)
     app.add_exception_handler(HTTPException, _http_error)
@@ -83,7 +86,7 @@ def create_app(runtime: ServingRuntime, *, manage: bool = True) -> ASGIApp:
         policy=runtime.policy,
         now=SystemClock().now,
     )
-    return Counted(guarded, runtime.metrics)
+    return Counted(ForgedTokens(guarded, runtime.engine), runtime.metrics)
 
 
 def _decision_routes(runtime: ServingRuntime) -> dict[str, Handler]:
@@ -175,6 +178,30 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
         """List every experiment, the newest first."""
         found = await _with_database(lambda: all_experiments(runtime.readers))
         return _json({"experiments": [{k: v for k, v in asdict(one).items() if k != "salt"} for one in found]})
+
+
+def _add_approvals(app: FastAPI, runtime: ServingRuntime) -> None:
+    desk = ApprovalDesk(runtime.settings, runtime.engine, runtime.readers)
+    # One at a time: each takes an interpreter of its own, beside the decisions.
+    voting = anyio.CapacityLimiter(1)
+
+    @app.get("/approvals", name="approvals")
+    async def approvals(status: Literal["open", "all"] = "open") -> Response:
+        """List what waits for approval; with `all`, also what was decided, expired or superseded."""
+        return _json({"requests": await _with_database(lambda: desk.listed(every=status == "all"))})
+
+    @app.get("/approvals/{model_name}/{version}", name="approval")
+    async def approval(model_name: str, version: str) -> Response:
+        """Return the newest approval request of a version."""
+        return _json(await _with_database(lambda: desk.newest(_stored_text(model_name), _stored_text(version))))
+
+    @app.post("/approvals/{model_name}/{version}", name="vote")
+    async def vote(model_name: str, version: str, request: Request) -> Response:
+        """Approve or reject a version, as the approver whom the bearer token names."""
+        approver = voter(request.scope)
+        body = await request.body()
+        counted = await anyio.to_thread.run_sync(lambda: desk.vote(model_name, version, approver, body), limiter=voting)
+        return _json(counted)
 
 
 def _add_health(app: FastAPI, runtime: ServingRuntime) -> None:

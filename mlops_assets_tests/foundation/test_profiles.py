@@ -43,6 +43,12 @@ def test_numbers_of_the_default_profile() -> None:
     assert governance.high_risk_new_architecture
     assert governance.auto_approve_low_risk
     assert governance.required_approvers_high_risk == ("ml-lead@company.com", "qa-lead@company.com")
+    assert (governance.min_approvals, governance.approval_expiry_hours) == (2, 168.0)
+    assert profile.access.permissions == {
+        "ml_engineer": ("deploy_staging",),
+        "mlops": ("deploy_staging", "deploy_production"),
+        "sre": ("rollback", "scale"),
+    }
     assert (profile.retry.max_retries, profile.retry.delay_seconds) == (2, 300.0)
 
 
@@ -85,6 +91,10 @@ def test_unknown_profiles_are_refused_with_the_choices(name: str) -> None:
         ("reward_low: -100.0", "reward_low: 200.0", "reward_low 200.0 is greater than reward_high 100.0"),
         ("ml-lead@company.com, qa-lead@company.com", "", "at least 1 item"),
         ("ml-lead@company.com", "ml-lead", "'ml-lead' is not an e-mail address"),
+        ("min_approvals: 2", "min_approvals: 3", "min_approvals 3 is more than the 2 distinct"),
+        ("ml-lead@company.com, qa", "QA-lead@company.com, qa", "min_approvals 2 is more than the 1 distinct"),
+        ("roles: {}", "roles: {eve@company.com: [root]}", r"access\.roles\.eve@company\.com\.0: Input should be"),
+        ("sre: [rollback", "sre: [everything", r"access\.permissions\.sre\.0: Input should be"),
         ("retry:\n", "retry: [\n", "not valid YAML"),
     ],
 )

@@ -1,17 +1,20 @@
 """The commands that CI and operators call, on real stores."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from mlops_assets.evaluation.report import REPORT_JSON
 from mlops_assets.foundation.clock import FixedClock
-from mlops_assets.foundation.database import create_operational_engine, upgrade
+from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.records import write_record
+from mlops_assets.foundation.tables import AuditEvent
 from mlops_assets.governance.commands import DONE, MISSED, REFUSED, main
 from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets_tests.governance.conftest import ML, QA, Office
 from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, approve
 from mlops_assets_tests.registry.test_model_card import a_report
 
@@ -136,3 +139,84 @@ def test_a_fresh_database_is_migrated_first(tmp_path: Path) -> None:
     engine = create_operational_engine(database)
     upgrade(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def waiting(small_office: Office, environ: dict[str, str]) -> dict[str, str]:
+    """A champion 1.0.0, and a version 1.1.0 that waits for two people."""
+    small_office.decide(0, "approved")
+    small_office.clock.instant = datetime.now(UTC)
+    small_office.decide(1)
+    return {**environ, "MLOPS_HOME": str(small_office.settings.home)}
+
+
+def vote(environ: dict[str, str], decision: str, user: str, version: str = "1.1.0") -> int:
+    what = ["--model-name", NAME, "--version", version, "--user", user, "--comment", "read it"]
+    return main([decision, *what], environ)
+
+
+def test_approve_on_the_command_line(
+    waiting: dict[str, str], small_office: Office, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way from a waiting version to its users, as an operator types it."""
+    assert main(["requests"], waiting) == DONE
+    listed = capsys.readouterr().out
+    assert f"{NAME} 1.1.0: open, 2 more of {ML}, {QA} until" in listed
+    assert "because requires_review" in listed
+    who = ["--model-name", NAME, "--user", "ana", "--reason", "tested"]
+    assert main(["promote", *who, "--version", "1.1.0"], waiting) == REFUSED
+    assert vote(waiting, "approve", "eve@company.com") == REFUSED
+    assert "'eve@company.com' is no required approver" in capsys.readouterr().err
+    assert vote(waiting, "approve", ML) == DONE
+    assert f"open, 1 more of {QA} until" in capsys.readouterr().out
+    assert vote(waiting, "approve", QA) == DONE
+    assert f"1.1.0: approved; {ML}: approve, read it; {QA}: approve, read it" in capsys.readouterr().out
+    assert main(["requests"], waiting) == DONE
+    assert capsys.readouterr().out == "nothing waits for approval\n"
+    assert main(["promote", *who], waiting) == DONE
+    assert small_office.registry.version(NAME, "1.1.0").stage == "Production"
+
+
+def test_reject_on_the_command_line(waiting: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A rejected version is listed with who rejected it and why."""
+    assert vote(waiting, "reject", QA) == DONE
+    assert main(["requests", "--all"], waiting) == DONE
+    assert f"1.1.0: rejected; {QA}: reject, read it" in capsys.readouterr().out
+
+
+def test_evidence_that_changed_after_approval_is_not_promoted(
+    waiting: dict[str, str], small_office: Office, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The approval of one model would carry another one to all users."""
+    assert vote(waiting, "approve", ML) == vote(waiting, "approve", QA) == DONE
+    small_office.write_report(1, gap=4.5)
+    assert main(["promote", "--model-name", NAME, "--user", "ana", "--reason", "r"], waiting) == REFUSED
+    assert "the evidence changed after the approval" in capsys.readouterr().err
+    assert small_office.registry.version(NAME, "1.1.0").stage == "Staging"
+
+
+def test_roles_on_the_command_line(
+    two_versions: ModelRegistry, environ: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever can stage can deploy, and whoever calls themselves a service can do everything."""
+    roles = tmp_path / "roles.yaml"
+    roles.write_text("eve@c.com: [ml_engineer]\nops@c.com: [mlops]\nnight@c.com: [sre]\n", encoding="utf-8")
+    environ = {**environ, "MLOPS_ROLES_FILE": str(roles)}
+
+    def run(command: str, user: str) -> int:
+        return main([command, "--model-name", NAME, "--user", user, "--reason", "r"], environ)
+
+    assert [run("promote", user) for user in ("eve@c.com", "night@c.com", "rollout", "x")] == [REFUSED] * 4
+    assert "may not deploy to production; that takes the role mlops, held by ops@c.com" in capsys.readouterr().err
+    assert run("promote", "ops@c.com") == DONE
+    assert [run("rollback", user) for user in ("eve@c.com", "ops@c.com")] == [REFUSED] * 2
+    assert run("rollback", "night@c.com") == DONE
+    champion = two_versions.champion(NAME)
+    assert champion is not None
+    assert champion.semver == "1.0.0"
+    engine = create_operational_engine(environ["MLOPS_DATABASE_URL"])
+    with read_transaction(engine) as session:
+        denied = session.scalars(select(AuditEvent).where(AuditEvent.event_type == "access_denied")).all()
+    engine.dispose()
+    assert [event.user for event in denied] == ["eve@c.com", "night@c.com", "x", "eve@c.com", "ops@c.com"]
+    assert denied[0].details["permission"] == "deploy_production"

@@ -1,0 +1,67 @@
+"""What an approval is bound to: the validation report, the model's weights, the training data, as they are now."""
+
+from dataclasses import dataclass
+
+from mlops_assets.evaluation.report import REPORT_JSON, read_report
+from mlops_assets.foundation.agents import AGENTS, AgentSpec
+from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.files import digest
+from mlops_assets.foundation.settings import Settings
+from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets.registry.registration import RegisteredVersion
+
+
+@dataclass(frozen=True)
+class ApprovalEvidence:
+    """Three hashes, 64 hex digits each."""
+
+    report_hash: str
+    weights_hash: str
+    data_hash: str
+
+    @property
+    def hash(self) -> str:
+        """Hex sha256 over the three."""
+        return digest({"report": self.report_hash, "weights": self.weights_hash, "data": self.data_hash})
+
+
+class EvidenceReader:
+    """Reads the evidence where it lies, every time: what was true when the request was opened proves nothing."""
+
+    def __init__(self, settings: Settings, registry: ModelRegistry) -> None:
+        self._settings = settings
+        self._registry = registry
+
+    def __call__(self, version: RegisteredVersion) -> ApprovalEvidence:
+        """Return the version's evidence as it is now: the report of its run, the registered files, its data's hash.
+
+        Raises:
+            InputError: the report or the model is gone or damaged.
+            TransientError: MLflow does not answer.
+        """
+        from mlops_assets.training.tracking import TrainingTracker
+
+        spec = spec_of(version.model_name)
+        file = self._settings.paths.reports(spec.name) / version.run_id / REPORT_JSON
+        if not file.is_file():
+            tracker = TrainingTracker(self._settings.tracking_uri, self._settings.artifact_root)
+            tracker.download_artifact(version.run_id, file.name, file.parent)
+        report = read_report(file)
+        return ApprovalEvidence(
+            report_hash=report.evidence_hash,
+            weights_hash=self._registry.files_hash(version.model_name, version.semver),
+            data_hash=digest({"report": report.identity.data_hash, "registry": version.data_hash}),
+        )
+
+
+def spec_of(model_name: str) -> AgentSpec:
+    """Return the agent of a registered model.
+
+    Raises:
+        InputError: no agent has such a model; the known ones are named.
+    """
+    for spec in AGENTS.values():
+        if spec.registered_model == model_name:
+            return spec
+    known = ", ".join(spec.registered_model for spec in AGENTS.values())
+    raise InputError(f"unknown model {model_name!r}; registered models: {known}")

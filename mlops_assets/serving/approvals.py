@@ -1,0 +1,213 @@
+"""The HTTP way to approve: what waits, and one approver's vote. Who votes is who the bearer token names.
+
+The server holds no MLflow: what needs no look at the evidence is refused here, a vote that may count is counted by a
+process of its own.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Engine
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlops_assets.foundation.clock import SystemClock
+from mlops_assets.foundation.database import transaction
+from mlops_assets.foundation.errors import MlopsError, TransientError
+from mlops_assets.foundation.settings import Settings
+from mlops_assets.governance.approval_state import ApprovalRefusedError, Reason
+from mlops_assets.governance.approvals import ApprovalRequest, approval_requests, audit_refusal, open_approvals
+from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets.serving.boundary import ProblemError
+
+PREFIX = "/approvals"
+# Two interpreters that import MLflow and read a model from its store, on a busy machine.
+_SECONDS = 120.0
+_FORGED_SECONDS = 1.0
+_UNAUTHORIZED = 401
+_STATUS: Mapping[Reason, tuple[int, str]] = {
+    "unknown_version": (404, "Unknown version"),
+    "no_request": (404, "No approval request"),
+    "wrong_role": (403, "Not a required approver"),
+    "own_model": (403, "Own model"),
+    "no_comment": (422, "Invalid request"),
+    "already_decided": (409, "Already decided"),
+    "expired": (409, "Request expired"),
+    "evidence_changed": (409, "Evidence changed"),
+    "evidence_unreadable": (409, "Evidence not readable"),
+    "same_approver_twice": (409, "Voted already"),
+}
+_log = logging.getLogger(__name__)
+
+
+class VoteRequest(BaseModel):
+    """One approver's decision on a version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    decision: Literal["approve", "reject"]
+    comment: str = Field(min_length=1, max_length=2000, description="What the decision rests on.")
+
+
+class ApprovalDesk:
+    """Requests and votes of one server."""
+
+    def __init__(self, settings: Settings, engine: Engine, readers: Engine) -> None:
+        self._readers = readers
+        registry = ModelRegistry(settings.tracking_uri, engine, SystemClock())
+        self._approvals = open_approvals(settings, engine, SystemClock(), registry)
+
+    def listed(self, *, every: bool) -> list[dict[str, Any]]:
+        """Return the open requests, or every one, the newest first."""
+        return [document(request) for request in approval_requests(self._readers, open_only=not every)]
+
+    def newest(self, model_name: str, version: str) -> dict[str, Any]:
+        """Return the newest request of a version.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        found = approval_requests(self._readers, model_name=model_name, semver=version.removeprefix("v"))
+        if not found:
+            raise ProblemError(404, "No approval request", f"nobody was asked to decide on {model_name} {version}")
+        return document(found[0])
+
+    def vote(self, model_name: str, version: str, approver: str, body: bytes) -> dict[str, Any]:
+        """Count a vote and return the request as it is then.
+
+        Raises:
+            ProblemError: the body is no vote, or the vote does not count.
+            TransientError: a store does not answer.
+        """
+        asked = _parsed(body)
+        try:
+            found = self._approvals.refuse_early(
+                model_name,
+                version,
+                approver=approver,
+                decision=asked.decision,
+                comment=asked.comment,
+                channel="http",
+            )
+        except ApprovalRefusedError as refusal:
+            raise _problem(refusal.reason, str(refusal)) from None
+        vote = {"model_name": found.model_name, "version": found.semver, "approver": approver, **asked.model_dump()}
+        answer = _count(vote)
+        if "refused" in answer:
+            raise _problem(answer["refused"], answer["message"])
+        if "failed" in answer:
+            raise TransientError(answer["failed"])
+        return self.newest(found.model_name, found.semver)
+
+
+def document(request: ApprovalRequest) -> dict[str, Any]:
+    """Return a request as the API shows it."""
+    facts = asdict(request)
+    return {**facts, "version": facts.pop("semver"), "awaited": request.awaited, "approved_by": request.approved_by}
+
+
+def voter(scope: Scope) -> str:
+    """Return who the bearer token names.
+
+    Raises:
+        ProblemError: 401, there is no valid token; an approval needs one also where decisions do not.
+    """
+    client = scope.get("state", {}).get("client")
+    if not client:
+        raise ProblemError(
+            _UNAUTHORIZED,
+            "Unauthorized",
+            "an approval needs a bearer token that names the approver, unknown, expired and revoked ones do not: "
+            "python -m mlops_assets.serving.tokens create <approver's address>",
+        )
+    return str(client)
+
+
+class ForgedTokens:
+    """Leaves an audit event of votes under a token that is not valid; at most one a second, with the count of them."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+        self._unrecorded = 0
+        self._recorded_at = -_FORGED_SECONDS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and look at the status of votes."""
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(f"{PREFIX}/"):
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self._app(scope, receive, watched)
+        if status == _UNAUTHORIZED and any(name == b"authorization" for name, _ in scope["headers"]):
+            await self._record(scope)
+
+    async def _record(self, scope: Scope) -> None:
+        self._unrecorded += 1
+        now = time.monotonic()
+        if now - self._recorded_at < _FORGED_SECONDS:
+            return
+        tries, self._unrecorded, self._recorded_at = self._unrecorded, 0, now
+        address = scope["client"][0] if scope.get("client") else ""
+        await anyio.to_thread.run_sync(self._write, scope["path"], address, tries, abandon_on_cancel=True)
+
+    def _write(self, path: str, address: str, tries: int) -> None:
+        model_name, _, version = path.removeprefix(f"{PREFIX}/").partition("/")
+        refusal = ApprovalRefusedError("forged_token", "the token is unknown, expired or revoked")
+        said = {"channel": "http", "address": address, "tries": tries}
+        try:
+            with transaction(self._engine) as session:
+                audit_refusal(session, model_name, version, "unknown", refusal, said, SystemClock().now())
+        except MlopsError as error:
+            _log.error("a vote under a forged token is not on the audit trail: %s", error)
+
+
+def _parsed(body: bytes) -> VoteRequest:
+    try:
+        return VoteRequest.model_validate_json(body)
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(map(str, one["loc"])) or "body", "message": one["msg"]}
+            for one in error.errors(include_url=False)
+        ]
+        detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors)
+        raise ProblemError(422, "Invalid request", detail, errors=errors) from None
+
+
+def _problem(reason: Reason, message: str) -> ProblemError:
+    status, title = _STATUS[reason]
+    return ProblemError(status, title, message)
+
+
+def _count(vote: Mapping[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mlops_assets.governance.vote_process"]
+    try:
+        done = subprocess.run(  # noqa: S603 - own code
+            command,
+            input=json.dumps(vote),
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise TransientError(f"the vote was not counted within {_SECONDS:g} s") from None
+    if done.returncode != 0:
+        raise RuntimeError(f"the vote's process failed: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
