@@ -6,6 +6,7 @@ A running server follows a change within a second. Exit codes: 0 done, 2 refused
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -15,7 +16,9 @@ from mlops_assets.experiments.experiments import (
     all_experiments,
     change_experiment,
     create_experiment,
+    experiment_named,
 )
+from mlops_assets.experiments.nginx import Arm, write_nginx
 from mlops_assets.experiments.segments import parse_segment
 from mlops_assets.foundation.agents import AGENTS, agent_spec
 from mlops_assets.foundation.clock import SystemClock
@@ -80,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--baseline", required=True, type=float, help="the control's mean of the primary metric, 0 to 1")
     plan.add_argument("--users-per-day", type=float, help="then in days, too")
     plan.set_defaults(run=_plan)
+    nginx = commands.add_parser("nginx", help="write the split for nginx, where each version has servers of its own")
+    nginx.add_argument("name")
+    for arm in ("control", "treatment"):
+        nginx.add_argument(f"--{arm}", required=True, metavar="HOST:PORT=VERSION", help="such as 10.0.0.7:8000=2.1.0")
+    nginx.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT")
+    nginx.add_argument("--folder", required=True, type=Path)
+    nginx.set_defaults(run=_nginx)
     commands.add_parser("list", help="the newest first").set_defaults(run=_list)
     report = commands.add_parser("report", help="take a look, and say what the experiment proves so far")
     report.add_argument("name")
@@ -108,6 +118,13 @@ def _plan(arguments: argparse.Namespace, _engine: Engine) -> list[str]:
             f"{days:.1f} days at {arguments.users_per_day:,.0f} users a day; the design ends after {design.max_days}"
         )
     return lines
+
+
+def _nginx(arguments: argparse.Namespace, engine: Engine) -> list[str]:
+    control, treatment = (Arm(*one.rpartition("=")[::2]) for one in (arguments.control, arguments.treatment))
+    experiment = experiment_named(engine, arguments.name)
+    files = write_nginx(experiment, control, treatment, listen=arguments.listen, folder=arguments.folder)
+    return [f"{_line(experiment)}: {files[0]}, {files[1]}", "then: nginx -t && nginx -s reload"]
 
 
 def _report(arguments: argparse.Namespace, engine: Engine) -> list[str]:

@@ -64,10 +64,9 @@ def test_a_report_of_nothing_yet_and_of_nobody(environ: dict[str, str], capsys: 
 def test_the_documented_commands_work_in_their_order(environ: dict[str, str]) -> None:
     """docs/experiments.md names an option that was renamed."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
-    block = re.search(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    assert block is not None
-    lines = [shlex.split(line) for line in block[1].splitlines()]
-    assert [line[3] for line in lines] == ["plan", "create", "share", "report", "stop"]
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [line[3] for line in lines] == ["plan", "create", "share", "report", "stop", "nginx"]
     for line in lines:
         assert line[:3] == ["python", "-m", "mlops_assets.experiments.commands"]
         assert main(line[3:], environ) == 0, line
