@@ -29,8 +29,9 @@ from mlops_assets_tests.serving.loopback import served
 EXPERIMENT = Experiment(
     'check"out $1', "execution", "sälz", "challenger", 0.05, "running", datetime(2026, 3, 1, tzinfo=UTC)
 )
+MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 FRAME = """
-load_module modules/ngx_http_js_module.so;
+load_module {module};
 daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
@@ -84,10 +85,10 @@ class Proxy:
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """Nginx with the experiment at 5 %."""
     program = system_program("nginx", "nginx-light")
-    if not Path("/usr/lib/nginx/modules/ngx_http_js_module.so").exists():
+    if not MODULE.exists():
         system_program("ngx_http_js_module.so", "libnginx-mod-http-js")
     folder = tmp_path_factory.mktemp("nginx")
-    (folder / "nginx.conf").write_text(FRAME.format(folder=folder))
+    (folder / "nginx.conf").write_text(FRAME.format(folder=folder, module=MODULE))
     with ExitStack() as stack:
         addresses = [f"127.0.0.1:{stack.enter_context(served(upstream(name)))}" for name in ("old", "new")]
         arms = Arm(addresses[0], "1.0.0"), Arm(addresses[1], "1.1.0")
@@ -120,6 +121,10 @@ async def _arms(proxy: Proxy, users: list[str]) -> list[str]:
                 return answer.headers["X-Experiment-Arm"]
 
         return await asyncio.gather(*map(ask, users))
+
+
+def _treated(proxy: Proxy, users: list[str]) -> list[str]:
+    return [user for user, arm in zip(users, run_async(_arms(proxy, users)), strict=True) if arm == "treatment"]
 
 
 @pytest.mark.slow
@@ -158,20 +163,21 @@ def test_a_ramp_is_reloaded_under_load_and_only_adds_users(proxy: Proxy) -> None
     before: set[str] = set()
     for share in (0.05, 0.2, 0.5, 1.0):
         changed = replace(EXPERIMENT, treatment_share=share)
-        probe = next((u for u in users if u not in before and changed.variant(u) == "treatment"), users[0])
+        due = {user for user in users if changed.variant(user) == "treatment"}
         proxy.write(changed)
 
-        async def load_while_reloading(probe: str = probe) -> None:
+        async def treated_while_reloading() -> set[str]:
             beside = asyncio.create_task(asyncio.to_thread(proxy.call, "-s", "reload"))
-            while not beside.done() or (await _arms(proxy, [probe]))[0] != "treatment":
+            while not beside.done():
                 await _arms(proxy, users)  # asserts 200 of each
+            assert beside.result().returncode == 0
+            # The worker before answers what it has begun to, and is gone then.
+            return {user for user, arm in zip(users, await _arms(proxy, users), strict=True) if arm == "treatment"}
 
-        run_async(asyncio.wait_for(load_while_reloading(), 60))
-        arms = dict(zip(users, run_async(_arms(proxy, users)), strict=True))
-        now = {user for user, arm in arms.items() if arm == "treatment"}
-        assert before <= now
-        assert now == {user for user in users if changed.variant(user) == "treatment"}
-        before = now
+        now = run_async(treated_while_reloading())
+        assert before <= now <= due
+        wait_for(lambda due=due: set(_treated(proxy, users)) == due)  # type: ignore[misc]
+        before = due
     assert before == set(users)
     proxy.write(replace(EXPERIMENT, treatment_share=1.0, status="paused"))
     assert proxy.call("-s", "reload").returncode == 0
