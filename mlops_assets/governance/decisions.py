@@ -129,6 +129,7 @@ def _by_people(
     approvals: Approvals, registry: ModelRegistry, record: DecisionRecord, answered: ApprovalRequest
 ) -> RecordedDecision:
     if answered.status == "rejected":
+        approvals.annotate(answered)
         status, outcome = "rejected", "rejected"
     else:
         before = registry.version(record.model_name, record.semver).stage
