@@ -279,6 +279,22 @@ class ApprovalVoteRecord(Base):
     voted_at: Mapped[datetime]
 
 
+class WaiverRecord(Base):
+    """One check that a model may miss until a date, and who decided so; `revoked_at` ends it before."""
+
+    __tablename__ = "waiver"
+    __table_args__ = (Index(None, "model_name", "ends_at"),)
+
+    id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
+    model_name: Mapped[str] = mapped_column(String(128))
+    check_name: Mapped[str] = mapped_column(String(128))
+    reason: Mapped[str] = mapped_column(Text)
+    granted_by: Mapped[str]
+    granted_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
 class AuditEvent(Base):
     """One link of the append-only, hash-chained audit trail; the database refuses UPDATE and DELETE on it."""
 

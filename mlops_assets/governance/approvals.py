@@ -144,10 +144,11 @@ class Approvals:
     ) -> ApprovalRequestRecord:
         """Ask the required approvers, in the caller's transaction; asked on the same evidence already, nothing changes.
 
-        A request on other evidence is superseded. One that expired is followed by a new one.
+        A request on other evidence is superseded. One that expired or was superseded is followed by a new one.
         """
         newest = _newest(session, version.model_name, version.semver, lock=True)
-        if newest is not None and newest.evidence_hash == evidence.hash and newest.status != "expired":
+        stands = newest is not None and newest.status in {"open", "approved", "rejected"}
+        if newest is not None and stands and newest.evidence_hash == evidence.hash:
             return newest
         self.supersede(session, version)
         now = self._clock.now()
@@ -198,7 +199,7 @@ class Approvals:
         """Count one approver's vote on the newest request of a version; the last one needed gives the version its place.
 
         Every try leaves an audit event, also one that does not count. A call that dies after its commit is completed by
-        `apply_approved`.
+        `apply`.
 
         Args:
             model_name: registered model.
@@ -221,8 +222,8 @@ class Approvals:
         vote = Vote(approver, decision, _clean(comment, _MAX_COMMENT), evidence.hash)
         status = self._step(found, vote, said)
         request = self.request(found.model_name, found.semver)
-        if status in {"approved", "rejected"}:
-            self._annotate(request)
+        if status == "rejected":
+            self.annotate(request)
         return self.apply(request) if status == "approved" else request
 
     def refuse_early(
@@ -277,7 +278,7 @@ class Approvals:
         if version.stage == "None":
             user = ", ".join(request.approved_by)[:_USER_WIDTH]
             version = self._registry.promote_approved(request.model_name, request.semver, user=user)
-        self._annotate(request)
+        self.annotate(request)
         with transaction(self._engine) as session:
             record = session.get(ApprovalRequestRecord, request.id, with_for_update=True)
             if record is not None and record.applied_at is None:
@@ -346,6 +347,16 @@ class Approvals:
         """Return requests, the newest first. `unfinished`: open ones, and approved ones that are not applied."""
         return approval_requests(
             self._engine, model_name=model_name, semver=semver, open_only=open_only, unfinished=unfinished
+        )
+
+    def annotate(self, request: ApprovalRequest) -> None:
+        """Write what people decided on the version's tags, for readers of the model store."""
+        last = request.votes[-1]
+        who = {"approved_by" if request.status == "approved" else "rejected_by": ", ".join(_said(request))}
+        tags = {"approval_status": request.status, "approved_at": last.voted_at.isoformat()}
+        comments = "; ".join(f"{vote.approver}: {vote.comment}" for vote in request.votes)
+        self._registry.annotate(
+            request.model_name, request.semver, {**tags, **who, "approval_comments": comments[:_MAX_COMMENT]}
         )
 
     def mark_notified(self, request: ApprovalRequest, way: str) -> None:
@@ -459,15 +470,6 @@ class Approvals:
                 decided_at=self._clock.now(),
                 decided_by=user[:_USER_WIDTH],
             )
-        )
-
-    def _annotate(self, request: ApprovalRequest) -> None:
-        last = request.votes[-1]
-        who = {"approved_by" if request.status == "approved" else "rejected_by": ", ".join(_said(request))}
-        tags = {"approval_status": request.status, "approved_at": last.voted_at.isoformat()}
-        comments = "; ".join(f"{vote.approver}: {vote.comment}" for vote in request.votes)
-        self._registry.annotate(
-            request.model_name, request.semver, {**tags, **who, "approval_comments": comments[:_MAX_COMMENT]}
         )
 
     def _audit(self, session: Session, event: str, record: ApprovalRequestRecord, user: str, **details: Any) -> None:

@@ -9,6 +9,7 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.decisions import RecordedDecision, record_decision
 from mlops_assets.governance.policy import Evidence, evaluate_for_approval
+from mlops_assets.governance.waivers import waivers_at, with_waivers
 from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_behind
 
 ARCHITECTURE_TAG = "mlops/architecture_change"
@@ -30,13 +31,15 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
         record = platform.record("registered_model", spec.name, context.run.run_id)
         version = registry.version(spec.registered_model, record["semver"])
         report = report_behind(version, platform, spec)
+        waivers = waivers_at(platform.engine, version.model_name, platform.clock.now())
         recorded = record_decision(
             version,
             evaluate_for_approval(
                 Evidence.from_report(report, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"),
                 platform.profile.governance,
+                {waiver.check_name: str(waiver) for waiver in waivers},
             ),
-            evidence_hash=report.evidence_hash,
+            evidence_hash=with_waivers(report.evidence_hash, waivers),
             engine=platform.engine,
             registry=registry,
             clock=platform.clock,

@@ -27,6 +27,7 @@ from mlops_assets.governance.approval_state import VoteDecision
 from mlops_assets.governance.approvals import approval_requests, in_words, open_approvals
 from mlops_assets.governance.audit_commands import add_audit_commands
 from mlops_assets.governance.evidence import spec_of
+from mlops_assets.governance.waivers import all_waivers, grant_waiver, revoke_waiver
 from mlops_assets.registry.mlflow_store import be_impatient
 from mlops_assets.registry.model_registry import ModelRegistry
 
@@ -88,8 +89,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--user", required=True, help="the approver")
         command.add_argument("--comment", required=True, help="what the decision rests on")
         command.set_defaults(run=_vote, decision=decision)
+    _add_waivers(commands)
     add_audit_commands(commands.add_parser("audit", help="verify, export, replay and ask the audit trail"))
     return parser
+
+
+def _add_waivers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser("waivers", help="list waivers, the newest first").set_defaults(run=_waivers)
+    waive = commands.add_parser("waive", help="let versions of a model miss one check, as a required approver")
+    waive.add_argument("--model-name", required=True)
+    waive.add_argument("--check", required=True, help="as a decision's reasons name it")
+    waive.add_argument("--days", type=float, required=True, help="until it ends")
+    waive.add_argument("--user", required=True, help="who decides it")
+    waive.add_argument("--reason", required=True)
+    waive.set_defaults(run=_waive)
+    revoke = commands.add_parser("revoke-waiver", help="end a waiver now")
+    revoke.add_argument("--waiver", type=int, required=True, help="its number")
+    revoke.add_argument("--user", required=True, help="who answers for it")
+    revoke.set_defaults(run=_revoke_waiver)
 
 
 def _check(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
@@ -154,6 +171,36 @@ def _vote(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> 
         channel="cli",
     )
     sys.stdout.write(f"{in_words(request)}\n")
+    return DONE
+
+
+def _waivers(_arguments: argparse.Namespace, _settings: Settings, engine: Engine) -> int:
+    now = SystemClock().now()
+    for waiver in all_waivers(engine):
+        state = "holds" if waiver.holds(now) else "revoked" if waiver.revoked_at is not None else "ended"
+        sys.stdout.write(f"{waiver.id}: {waiver.model_name} {waiver.check_name} {state}, {waiver}\n")
+    return DONE
+
+
+def _waive(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
+    waiver = grant_waiver(
+        engine,
+        load_profile(settings.policy_profile),
+        model_name=arguments.model_name,
+        check_name=arguments.check,
+        days=arguments.days,
+        user=arguments.user,
+        reason=arguments.reason,
+        now=SystemClock().now(),
+    )
+    sys.stdout.write(f"waiver {waiver.id}: {waiver.model_name} {waiver.check_name}, {waiver}\n")
+    return DONE
+
+
+def _revoke_waiver(arguments: argparse.Namespace, settings: Settings, engine: Engine) -> int:
+    access_control(settings).require_person(arguments.user)
+    revoke_waiver(engine, arguments.waiver, user=arguments.user, now=SystemClock().now())
+    sys.stdout.write(f"waiver {arguments.waiver} has ended\n")
     return DONE
 
 

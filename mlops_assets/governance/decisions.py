@@ -69,7 +69,7 @@ def record_decision(
     Args:
         version: the version to decide on.
         decision: of `evaluate_for_approval`.
-        evidence_hash: hash of the validation report that the decision rests on.
+        evidence_hash: of what the decision rests on: the validation report, and waivers if any.
         engine: operational database.
         registry: where the version lives.
         clock: time of the decision.
@@ -84,7 +84,7 @@ def record_decision(
     )
     status = cast("ApprovalStatus", record.status)
     if approvals is not None and status == "requires_review":
-        answered = _answered(approvals, version, evidence_hash)
+        answered = _answered(approvals, version, (asked or approvals.evidence(version)).hash)
         if answered is not None:
             return _by_people(approvals, registry, record, answered)
     registry.annotate(
@@ -120,7 +120,7 @@ def decisions_on(engine: Engine, model_name: str, semver: str) -> list[DecisionR
 def _answered(approvals: Approvals, version: RegisteredVersion, evidence_hash: str) -> ApprovalRequest | None:
     """Find what people decided on this evidence."""
     newest = next(iter(approvals.requests(model_name=version.model_name, semver=version.semver)), None)
-    if newest is None or newest.report_hash != evidence_hash or newest.status not in {"approved", "rejected"}:
+    if newest is None or newest.evidence_hash != evidence_hash or newest.status not in {"approved", "rejected"}:
         return None
     return newest
 
@@ -129,6 +129,7 @@ def _by_people(
     approvals: Approvals, registry: ModelRegistry, record: DecisionRecord, answered: ApprovalRequest
 ) -> RecordedDecision:
     if answered.status == "rejected":
+        approvals.annotate(answered)
         status, outcome = "rejected", "rejected"
     else:
         before = registry.version(record.model_name, record.semver).stage

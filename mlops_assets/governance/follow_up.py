@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from sqlalchemy import Engine, select
+
+from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import MlopsError
-from mlops_assets.governance.approvals import ApprovalRequest, Approvals
+from mlops_assets.foundation.tables import AuditEvent
+from mlops_assets.governance.approvals import APPLIED, ApprovalRequest, Approvals, approval_requests
 
 Notify = Callable[[ApprovalRequest], None]
 _log = logging.getLogger(__name__)
@@ -72,6 +76,18 @@ def follow_up(approvals: Approvals, now: datetime, *, ways: Mapping[str, Notify]
             problem = str(error)
         done.append(Done(action, problem))
     return done
+
+
+def applied_since(engine: Engine, sequence: int) -> tuple[list[ApprovalRequest], int]:
+    """Return the requests whose version was given its place after an audit event, and the sequence to ask from next."""
+    query = select(AuditEvent).where(AuditEvent.event_type == APPLIED, AuditEvent.sequence > sequence)
+    with read_transaction(engine) as session:
+        events = session.scalars(query.order_by(AuditEvent.sequence)).all()
+    if not events:
+        return [], sequence
+    numbers = [event.details["request"] for event in events]
+    by_number = {request.id: request for request in approval_requests(engine)}
+    return [by_number[number] for number in numbers if number in by_number], events[-1].sequence
 
 
 def _do(approvals: Approvals, action: Action, ways: Mapping[str, Notify]) -> None:

@@ -2,17 +2,19 @@
 
 Order of judgement, first match wins:
 
-1. an absolute check (accuracy, latency, security scan) fails: rejected, however small the risk;
+1. an absolute check (accuracy, latency, security scan) fails and is not waived: rejected, however small the risk;
 2. high risk (new architecture, or accuracy more than the limit below the champion's): requires review by people,
    although the improvement check fails too, since a drop may be wanted;
 3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
 4. a slice gap beyond its limit: requires review;
-5. not better than the champion beyond chance, or by less than the minimum: rejected;
-6. low risk: approved when the policy approves low risk by itself, else requires review.
+5. not better than the champion beyond chance, or by less than the minimum, and that is not waived: rejected;
+6. a waiver was needed to get here: requires review, since a waiver lets people approve and never approves by itself;
+7. low risk: approved when the policy approves low risk by itself, else requires review.
 
 A first version has no champion, so only the absolute checks and the bias check apply to it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mlops_assets.evaluation.gates import Gate, gate
 from mlops_assets.evaluation.report import ValidationReport
-from mlops_assets.foundation.profiles import GovernancePolicy
+from mlops_assets.foundation.profiles import EvaluationPolicy, GovernancePolicy
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]
 Risk = Literal["low", "high"]
@@ -79,20 +81,37 @@ class Decision:
     checks: tuple[Gate, ...]
 
 
-def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decision:
-    """Judge a version by the policy; see the order in this module's docstring. All limits are inclusive."""
+def evaluate_for_approval(
+    evidence: Evidence, policy: GovernancePolicy, waivers: Mapping[str, str] | None = None
+) -> Decision:
+    """Judge a version by the policy; see the order in this module's docstring. All limits are inclusive.
+
+    Args:
+        evidence: what the decision rests on.
+        policy: the limits.
+        waivers: by the name of a check that may fail, who decided so, why and until when, in words.
+    """
     risk, risk_reasons = assess_risk(evidence, policy)
     checks = _checks(evidence, policy)
+    excuses = waivers or {}
+    waived = {
+        check.name: check
+        for check in checks
+        if check.verdict == "fail" and check.name in excuses and check.layer != "security"
+    }
+    standing = [check for check in checks if check.name not in waived]
 
-    absolute = _reasons([check for check in checks if check.layer in _ABSOLUTE], "fail")
+    absolute = _reasons([check for check in standing if check.layer in _ABSOLUTE], "fail")
+    excused = [f"{check.reason}, waived by {excuses[name]}" for name, check in waived.items()]
     first = [] if evidence.champion_version else ["first version: there is no champion, so absolute checks only"]
     by_people = [] if policy.auto_approve_low_risk else ["low risk, but the policy leaves every approval to people"]
     ladder: tuple[tuple[ApprovalStatus, list[str]], ...] = (
         ("rejected", [*absolute, *risk_reasons] if absolute else []),
-        ("requires_review", [*risk_reasons, _approvers(policy)] if risk_reasons else []),
-        ("requires_review", _reasons(checks, "insufficient_data")),
-        ("requires_review", _reasons([check for check in checks if check.layer == "slices"], "fail")),
-        ("rejected", _reasons(checks, "fail")),
+        ("requires_review", [*risk_reasons, *excused, _approvers(policy)] if risk_reasons else []),
+        ("requires_review", _with(_reasons(checks, "insufficient_data"), excused)),
+        ("requires_review", _with(_reasons([one for one in standing if one.layer == "slices"], "fail"), excused)),
+        ("rejected", _reasons(standing, "fail")),
+        ("requires_review", excused),
         ("requires_review", by_people),
         ("approved", [*first, "low risk, and every check holds"]),
     )
@@ -101,11 +120,23 @@ def evaluate_for_approval(evidence: Evidence, policy: GovernancePolicy) -> Decis
     return Decision(status, risk, tuple(dict.fromkeys(reasons)), checks)
 
 
+def _with(reasons: list[str], more: list[str]) -> list[str]:
+    return [*reasons, *more] if reasons else []
+
+
 def _approvers(policy: GovernancePolicy) -> str:
     people = policy.required_approvers_high_risk
     if policy.min_approvals == len(people):
         return f"needs the approval of {' and '.join(people)}"
     return f"needs the approval of {policy.min_approvals} of {', '.join(people)}"
+
+
+def waivable(name: str, policy: EvaluationPolicy) -> bool:
+    """Tell whether a check may be waived: every limit may, a finding of the security scan never."""
+    known = {"governance_accuracy", "governance_latency_p95_ms", "governance_improvement_percent"}
+    known |= {"accuracy", "latency_p95_ms", "max_slice_gap_points", "accuracy_gain_over_champion_low"}
+    optional = {"f1": policy.min_f1, "roc_auc": policy.min_roc_auc, "model_size_mb": policy.max_model_size_mb}
+    return name in known | {one for one, limit in optional.items() if limit is not None}
 
 
 def assess_risk(evidence: Evidence, policy: GovernancePolicy) -> tuple[Risk, list[str]]:

@@ -5,7 +5,7 @@ import dagster as dg
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.approvals import ApprovalRequest, open_approvals
 from mlops_assets.governance.evidence import spec_of
-from mlops_assets.governance.follow_up import follow_up
+from mlops_assets.governance.follow_up import applied_since, follow_up
 from mlops_assets.governance.notification import notifiers
 from mlops_assets.registry.assets import model_registry
 
@@ -17,19 +17,23 @@ _SECONDS = 60
     minimum_interval_seconds=_SECONDS,
     # What a crash left between the last vote and the registry must not wait for somebody to find a switch.
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Completes approvals that a crash interrupted, expires old requests, tells approvers of new ones.",
+    description="Completes interrupted approvals, expires old requests, tells approvers of new ones, shows what was approved.",
 )
 def approval_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-    """Follow up on every request that is not finished; versions that take their place are materialisations of `approval`."""
+    """Follow up on every request that is not finished, then show what people approved since the last tick.
+
+    A version that took its place, whatever the way in, is a materialisation of `approval`. The cursor is the sequence of
+    the audit event that was shown last.
+    """
     approvals = open_approvals(platform.settings, platform.engine, platform.clock, model_registry(platform))
     done = follow_up(approvals, platform.clock.now(), ways=notifiers(platform.settings))
-    for one in done:
-        context.log.info(f"{one.action}: {one.problem or 'done'}")
-    if not done:
-        return dg.SkipReason("no request is to be applied, expired or told of")
-    events = [_materialisation(one.action.request) for one in done if one.action.kind == "apply" and not one.problem]
-    words = "; ".join(f"{one.action}: {one.problem or 'done'}" for one in done)
-    return dg.SensorResult(asset_events=events) if events else dg.SkipReason(words)
+    words = [f"{one.action}: {one.problem or 'done'}" for one in done]
+    for line in words:
+        context.log.info(line)
+    applied, sequence = applied_since(platform.engine, int(context.cursor or 0))
+    if not applied:
+        return dg.SkipReason("; ".join(words) or "no request is to be applied, expired or told of")
+    return dg.SensorResult(asset_events=[_materialisation(request) for request in applied], cursor=str(sequence))
 
 
 def _materialisation(request: ApprovalRequest) -> dg.AssetMaterialization:

@@ -229,24 +229,60 @@ def test_a_crash_at_any_commit_heals(office: Office, survived: int) -> None:
         assert kinds(office).count(once) == 1
 
 
-def test_two_votes_of_one_person_at_once_count_once(office: Office) -> None:
-    """A double click is not two approvers."""
-    office.decide()
+def at_once(office: Office, approvers: list[str]) -> list[str]:
+    """Approve in as many threads, each with a connection of its own; returns what came of each."""
     url = office.engine.url.render_as_string(hide_password=False)
 
-    def try_it(_: int) -> str:
+    def try_it(approver: str) -> str:
         engine = create_operational_engine(url)
         registry = ModelRegistry(office.runs.tracking_uri, engine, office.clock)
         try:
             approvals = open_approvals(office.settings, engine, office.clock, registry)
-            approvals.vote(NAME, "1.0.0", approver=ML, decision="approve", comment="c", channel="http")
+            approvals.vote(NAME, "1.0.0", approver=approver, decision="approve", comment="c", channel="http")
         except ApprovalRefusedError as error:
             return error.reason
         finally:
             engine.dispose()
         return "counted"
 
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(try_it, range(4)))
+    with ThreadPoolExecutor(len(approvers)) as pool:
+        return list(pool.map(try_it, approvers))
+
+
+def test_two_votes_of_one_person_at_once_count_once(office: Office) -> None:
+    """A double click is not two approvers."""
+    office.decide()
+    results = at_once(office, [ML] * 4)
     assert sorted(results) == ["counted", *["same_approver_twice"] * 3]
     assert office.approvals.request(NAME, "1.0.0").status == "open"
+
+
+def test_two_approvers_at_once_approve_once(office: Office) -> None:
+    """Each sees the other's vote missing, and nobody is the last; or the version is promoted twice."""
+    office.decide()
+    assert at_once(office, [ML, QA]) == ["counted", "counted"]
+    request = office.approvals.request(NAME, "1.0.0")
+    assert (request.status, request.applied, set(request.approved_by)) == ("approved", True, {ML, QA})
+    for once in ("model_approved", "model_promoted_to_production", "approval_applied"):
+        assert kinds(office).count(once) == 1
+
+
+def test_evidence_that_comes_back_is_asked_about_again(office: Office) -> None:
+    """A report that was damaged and restored leaves a version that nobody can approve any more."""
+    office.decide()
+    office.write_report(0, gap=4.5)
+    assert refused(office, ML) == "evidence_changed"
+    office.decide()
+    assert [request.status for request in office.approvals.requests()] == ["open", "superseded"]
+    vote(office, ML)
+    assert vote(office, QA).applied
+
+
+def test_tags_of_a_rejection_survive_a_rerun(office: Office) -> None:
+    """The lifecycle's rerun writes the policy's question over the people's answer."""
+    office.decide()
+    vote(office, QA, "reject", comment="no")
+    office.registry.annotate(NAME, "1.0.0", {"approval_status": "requires_review"})  # killed before its tags
+    office.decide()
+    (stored,) = MlflowStore(office.runs.tracking_uri).versions(NAME)
+    assert stored.tags["approval_status"] == "rejected"

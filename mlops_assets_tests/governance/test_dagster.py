@@ -74,26 +74,52 @@ def test_a_refused_vote_fails_the_run_once_with_the_reason(
         )
 
 
-def test_the_sensor_resumes_what_a_crash_interrupted(
-    small_office: Office, platform: Platform, instance: dg.DagsterInstance
+def tick(
+    platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    with dg.build_sensor_context(instance=instance, resources={"platform": platform}, cursor=cursor) as context:
+        found = approval_sensor(context)
+    assert isinstance(found, dg.SensorResult | dg.SkipReason)
+    return found
+
+
+def vote(office: Office, approver: str) -> None:
+    office.approvals.vote(NAME, "1.0.0", approver=approver, decision="approve", comment="read it", channel="cli")
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_sensor_shows_what_was_approved_and_completes_it(
+    small_office: Office, platform: Platform, instance: dg.DagsterInstance, crash: bool
 ) -> None:
-    """An approved version never reaches the registry, and its asset never shows it."""
-
-    def tick() -> dg.SensorResult | dg.SkipReason:
-        with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
-            return approval_sensor(context)
-
-    assert "no request" in str(tick().skip_message)
+    """An approved version never reaches the registry, or its asset says for ever that it waits."""
+    assert "no request" in str(tick(platform, instance).skip_message)
     small_office.decide()
-    votes = {"decision": "approve", "comment": "read it", "channel": "cli"}
-    small_office.approvals.vote(NAME, "1.0.0", approver=ML, **votes)
-    with dying_at_commit(small_office.engine, survived=2), pytest.raises(KeyboardInterrupt):
-        small_office.approvals.vote(NAME, "1.0.0", approver=QA, **votes)
-    assert small_office.registry.champion(NAME) is None
-    result = tick()
+    vote(small_office, ML)
+    assert "no request" in str(tick(platform, instance).skip_message)
+    if crash:
+        with dying_at_commit(small_office.engine, survived=2), pytest.raises(KeyboardInterrupt):
+            vote(small_office, QA)
+        assert small_office.registry.champion(NAME) is None
+    else:
+        vote(small_office, QA)
+    result = tick(platform, instance)
     assert isinstance(result, dg.SensorResult)
     (event,) = result.asset_events
     assert (event.asset_key, event.partition) == (dg.AssetKey("approval"), "requirements")
     assert event.metadata["semver"].value == "1.0.0"
     assert small_office.registry.champion(NAME) is not None
-    assert "no request" in str(tick().skip_message)
+    assert "no request" in str(tick(platform, instance, result.cursor).skip_message)
+
+
+def test_a_failing_mail_server_keeps_nothing_back(
+    small_office: Office, platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """An approval waits for a mail server that is away."""
+    settings = {**platform.settings_override, "MLOPS_SMTP_URL": "smtp://127.0.0.1:1"}
+    small_office.decide()
+    told = str(tick(Platform(settings_override=settings), instance).skip_message)
+    assert "notify by e-mail" in told
+    assert "did not take the message" in told
+    vote(small_office, ML)
+    vote(small_office, QA)
+    assert isinstance(tick(Platform(settings_override=settings), instance), dg.SensorResult)

@@ -201,3 +201,38 @@ def test_approval_means_that_everything_is_known_and_holds(
         assert not change
         assert set(verdicts) == {"pass"}
         assert (drop or 0.0) <= POLICY.high_risk_accuracy_drop
+
+
+def waived(found: Evidence, *names: str) -> Decision:
+    return evaluate_for_approval(found, POLICY, {name: f"ml-lead until 2026-04-01: {name} is fine" for name in names})
+
+
+def test_a_waiver_lets_people_decide_and_approves_nothing() -> None:
+    """A check that does not count any more would let a version through without anybody's look at it."""
+    slow = evidence(latency_p95_ms=150.0)
+    assert judge(slow).status == "rejected"
+    decision = waived(slow, "governance_latency_p95_ms")
+    assert decision.status == "requires_review"
+    assert decision.reasons == (
+        "governance_latency_p95_ms 150 misses <= 100, waived by ml-lead until 2026-04-01: governance_latency_p95_ms is fine",
+    )
+    worse = evidence(improvement_percent=1.0)
+    assert (judge(worse).status, waived(worse, "governance_improvement_percent").status) == (
+        "rejected",
+        "requires_review",
+    )
+
+
+def test_a_waiver_excuses_its_own_check_only() -> None:
+    """One waiver lifts a limit that nobody spoke about, or a finding that no one may lift."""
+    slow_and_wrong = evidence(latency_p95_ms=150.0, accuracy=0.5)
+    assert waived(slow_and_wrong, "governance_latency_p95_ms").status == "rejected"
+    assert waived(evidence(), "governance_latency_p95_ms") == judge(evidence())
+    unsafe = evidence(gates=with_gate("security_findings", "fail"))
+    assert waived(unsafe, "security_findings").status == "rejected"
+    unknown = evidence(latency_p95_ms=None)
+    assert waived(unknown, "governance_latency_p95_ms").reasons == judge(unknown).reasons
+    slow_and_few = evidence(latency_p95_ms=150.0, gates=with_gate("max_slice_gap_points", "insufficient_data"))
+    decision = waived(slow_and_few, "governance_latency_p95_ms")
+    assert decision.status == "requires_review"
+    assert "waived by" in decision.reasons[-1]

@@ -1,4 +1,4 @@
-"""Approval requests and the votes on them."""
+"""Approval requests, the votes on them, and waivers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,7 +23,7 @@ def _instant(name: str, nullable: bool = False) -> sa.Column:
 
 
 def upgrade() -> None:
-    """Create `approval_request` and `approval_vote`."""
+    """Create `approval_request`, `approval_vote` and `waiver`."""
     op.create_table(
         "approval_request",
         _id(),
@@ -71,9 +71,23 @@ def upgrade() -> None:
         ),
         sa.UniqueConstraint("request_id", "approver", name="uq_approval_vote_request_id_approver"),
     )
+    op.create_table(
+        "waiver",
+        _id(),
+        _text("model_name", 128),
+        _text("check_name", 128),
+        sa.Column("reason", sa.Text(), nullable=False),
+        _text("granted_by"),
+        _instant("granted_at"),
+        _instant("ends_at"),
+        _instant("revoked_at", nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_waiver"),
+    )
+    op.create_index("ix_waiver_model_name_ends_at", "waiver", ["model_name", "ends_at"])
 
 
 def downgrade() -> None:
-    """Drop both; what was decided stays in the audit trail."""
+    """Drop them; what was decided stays in the audit trail."""
+    op.drop_table("waiver")
     op.drop_table("approval_vote")
     op.drop_table("approval_request")
