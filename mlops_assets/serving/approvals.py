@@ -111,7 +111,8 @@ class ApprovalDesk:
 def document(request: ApprovalRequest) -> dict[str, Any]:
     """Return a request as the API shows it."""
     facts = asdict(request)
-    return {**facts, "version": facts.pop("semver"), "awaited": request.awaited, "approved_by": request.approved_by}
+    version = facts.pop("semver")
+    return {**facts, "version": version, "awaited": request.awaited, "approved_by": request.approved_by}
 
 
 def voter(scope: Scope) -> str:

@@ -178,10 +178,13 @@ def test_reading_is_guarded_as_everything_else(small_office: Office, locked_door
     assert locked_door.ask("GET", "/approvals?status=some", ML).status_code == 422
 
 
-def test_the_document_describes_the_routes(door: Door) -> None:
+def test_the_document_describes_the_routes(small_office: Office, door: Door) -> None:
     """A client is generated without the vote, or without its refusals."""
     document = door.ask("GET", "/openapi.json").json()
     vote = document["paths"]["/approvals/{model_name}/{version}"]["post"]
     assert {"200", "401", "403", "404", "409", "422"} <= set(vote["responses"])
+    answered = set(document["components"]["schemas"]["ApprovalAnswer"]["properties"])
+    small_office.decide()
+    assert set(door.ask("GET", PATH).json()) == answered
     schema = document["components"]["schemas"]["VoteRequest"]
     assert schema["properties"]["decision"]["enum"] == ["approve", "reject"]
