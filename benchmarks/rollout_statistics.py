@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from mlops_assets.experiments.frequentist import required_sample_size
-from mlops_assets.experiments.sequential import Evidence, Limit, bets
+from mlops_assets.experiments.sequential import LOWEST_PARTS, Evidence, Limit, bets
 
 TABLE = Path(__file__).with_name("rollout_statistics.md")
 HOURS, LOOKS_AN_HOUR = 66, 12
@@ -178,6 +178,8 @@ def simulate(
         # As `Evidence.updated`, for all runs at once.
         control = (sums[0] + 0.5) / (users[0] + 1.0)
         expected = limit.at(control) + (-sizes if limit.above else sizes) * effect * control
+        if limit.above:
+            expected = np.maximum(expected, limit.at(control) * np.array(LOWEST_PARTS)[:, None])
         payoffs = bets(limit, float(share), control, expected)
         for arm, (a, b) in enumerate((payoffs[:2], payoffs[2:])):
             paid = sum(counts[arm][:, i] * np.log(a + b * value) for i, value in enumerate(values))

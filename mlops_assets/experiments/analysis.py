@@ -7,7 +7,7 @@ better) is a promotion; everything else goes on, and ends undecided with the con
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -94,9 +94,10 @@ def planned_users(design: AbTestDesign, baseline: float) -> tuple[int, int]:
     if not 0.0 < baseline < 1.0:
         raise InputError(f"the baseline is {baseline}; expected the control's mean, between 0 and 1, such as 0.1")
     limit = design.limits[design.primary_metric]
-    harm = limit.ratio * baseline + limit.delta + limit.effect
+    # From the limit on, not from the control: up to there harm is allowed, and only what is beyond it can be proven.
+    allowed = limit.ratio * baseline + limit.delta
     found = required_sample_size(
-        baseline, harm / baseline - 1.0, design.power, design.alpha, treatment_share=design.traffic_share
+        allowed, limit.effect / allowed, design.power, design.alpha, treatment_share=design.traffic_share
     )
     more = max(1.0, design.min_samples_per_arm / min(found))
     return math.ceil(more * found[0]), math.ceil(more * found[1])
@@ -205,15 +206,17 @@ def _metric(name: MetricName, limit: MetricLimit, looks: Sequence[Look]) -> Metr
 def _batches(name: MetricName, look: Look) -> Iterator[Batch]:
     """The look's users in a few batches, so that bets on the later ones know the earlier; in an order that knows nothing.
 
-    Apart by the probability with which they were treated: bets depend on it.
+    Apart by the probability with which they were treated, on which bets depend, and by traffic share, the smaller first:
+    that a user is there again says that he was in the control before, so nothing may be bet on before with that known.
     """
     size = max(_SMALLEST_BATCH, math.ceil(len(look.units) / _BATCHES_A_LOOK))
     for begin in range(0, len(look.units), size):
-        values: dict[float, tuple[list[float], list[float]]] = {}
+        values: dict[tuple[float, float], tuple[list[float], list[float]]] = {}
         for unit in look.units[begin : begin + size]:
             if name in unit.outcomes:
-                values.setdefault(unit.share, ([], []))[unit.treatment].append(unit.outcomes[name])
-        for share, (control, treatment) in sorted(values.items()):
+                drawn = unit.treatment_share, unit.share
+                values.setdefault(drawn, ([], []))[unit.treatment].append(unit.outcomes[name])
+        for (_, share), (control, treatment) in sorted(values.items()):
             if 0.0 < share < 1.0:
                 yield Batch(share, Outcomes.of(control), Outcomes.of(treatment))
 
@@ -222,4 +225,11 @@ def _posteriors(control: np.ndarray, treatment: np.ndarray) -> BayesianCompariso
     if not np.isin(np.concatenate([control, treatment]), (0.0, 1.0)).all():
         return None
     first, second = (Posterior.of(float(arm.sum()), len(arm)) for arm in (control, treatment))
-    return compare_posteriors(first, second)
+    found = compare_posteriors(first, second)
+    # Metrics are 0 where all is well: the higher rate is the worse.
+    return replace(
+        found,
+        prob_treatment_better=1.0 - found.prob_treatment_better,
+        expected_loss_treatment=found.expected_loss_control,
+        expected_loss_control=found.expected_loss_treatment,
+    )

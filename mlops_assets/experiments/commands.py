@@ -109,7 +109,7 @@ def _plan(arguments: argparse.Namespace, _engine: Engine) -> list[str]:
     users = (
         f"{control:,} users of the control and {treatment:,} of the treatment, with {design.traffic_share:.0%} of the users "
         f"in the treatment, find harm of {design.limits[design.primary_metric].effect:.1%} beyond the limit with a power of "
-        f"{design.power:.0%}; looked at along the way, up to 1.35 times as many, as a rule 0.6 times"
+        f"{design.power:.0%} in one look; looked at along the way, some more at the worst, and fewer as a rule"
     )
     lines = [users]
     if arguments.users_per_day:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 from mlops_assets.experiments.analysis import ExperimentAnalysis, analyse
 from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.experiments import Experiment, experiment_named
-from mlops_assets.experiments.units import MetricScale, read_looks, take_look
+from mlops_assets.experiments.units import MetricScale, first_design, read_looks, take_look
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.files import atomic_write, canonical_json
@@ -52,16 +52,22 @@ def report_experiment(
     """
     experiment = experiment_named(engine, name)
     first, newest = _span(engine, name)
-    moment = (newest or now) if data_clock else now
+    # Judged by the design of its first look: a limit that is moved later would choose among the past's answers.
+    design = first_design(engine, name) or profile.ab_test
+    moment = now
+    if data_clock and newest is not None:
+        # Of one that has ended, nothing more comes: its last users' windows are over.
+        waited = timedelta(minutes=design.user_window_minutes + design.outcome_delay_minutes)
+        moment = newest if experiment.status == "running" else newest + waited
     spec = agent_spec(experiment.agent)
     scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
-    new_users = take_look(engine, name, profile.ab_test, scale, now=moment)
-    analysis = analyse(read_looks(engine, name), profile.ab_test, started=first or moment)
+    new_users = take_look(engine, name, design, scale, now=moment)
+    analysis = analyse(read_looks(engine, name), design, started=first or moment)
     files = folder / "report.json", folder / "evidence.png"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(files[0]) as temporary:
         temporary.write_text(canonical_json(_document(experiment, analysis, moment)), encoding="utf-8")
-    evidence_png(files[1], analysis, profile.ab_test.alpha, title=f"{name}: {analysis.verdict}")
+    evidence_png(files[1], analysis, design.alpha, title=f"{name}: {analysis.verdict}")
     return ExperimentReport(experiment, analysis, new_users, moment, *files)
 
 
@@ -85,7 +91,7 @@ def summary(report: ExperimentReport) -> str:
             lines.append(f"| {one.name} | – | – | not observed in both arms | – | – | – |")
             continue
         interval = "–" if one.means.low is None else f"{one.means.low:+.2%} to {one.means.high:+.2%}"
-        better = "–" if one.bayes is None else f"{1.0 - one.bayes.prob_treatment_better:.1%}"
+        better = "–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}"
         lines.append(
             f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | "
             f"{one.means.difference:+.2%}, {interval} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"

@@ -30,6 +30,8 @@ Float = NDArray[np.float64]
 # Rates are kept away from 0 and 1, where a likelihood ratio has no value.
 _EDGE = 1e-9
 _BISECTIONS = 32
+# The smallest rates that are bet on, as parts of the limit's.
+LOWEST_PARTS = (0.5, 0.25, 0.1)
 # Where nothing is known of the rates yet, half a success in one user: what the first batch is bet with, that is nothing.
 _PRIOR_USERS, _PRIOR_SUCCESSES = 1.0, 0.5
 
@@ -150,6 +152,9 @@ class Evidence:
             sizes = np.asarray(self.sizes)
             step = self.effect * (control if self.relative else 1.0)
             expected = self.limit.at(control) + (-sizes if self.limit.above else sizes) * step
+            if self.limit.above:
+                # At a rate of 0, the bet is lost with the first failure.
+                expected = np.maximum(expected, self.limit.at(control) * np.asarray(LOWEST_PARTS))
             a_c, b_c, a_t, b_t = bets(self.limit, batch.share, control, expected)
             for outcomes, a, b in ((batch.control, a_c, b_c), (batch.treatment, a_t, b_t)):
                 if outcomes.total:

@@ -39,12 +39,13 @@ class MetricScale:
 
 @dataclass(frozen=True)
 class Unit:
-    """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1."""
+    """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1, traffic share."""
 
     look: int
     treatment: bool
     share: float
     outcomes: Mapping[str, float]
+    treatment_share: float
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,24 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
     try:
         with transaction(engine) as session:
-            session.add(ExperimentLook(experiment=experiment, look=number, cutoff=cutoff, looked_at=now))
+            session.add(
+                ExperimentLook(
+                    experiment=experiment, look=number, cutoff=cutoff, looked_at=now, design=design.model_dump()
+                )
+            )
             session.flush()
             insert_missing(session, ExperimentUnit, rows)
     except IntegrityError:
         # Somebody else took this look; what it did not see, the next one will.
         return 0
     return len(rows)
+
+
+def first_design(engine: Engine, experiment: str) -> AbTestDesign | None:
+    """Return the design that the experiment was first looked at with, None before."""
+    with read_transaction(engine) as session:
+        first = session.get(ExperimentLook, (experiment, 0))
+    return None if first is None else AbTestDesign.model_validate(first.design)
 
 
 def _next_look(session: Session, experiment: str) -> tuple[int, datetime | None]:
@@ -100,8 +112,11 @@ def read_looks(engine: Engine, experiment: str) -> list[Look]:
         ).all()
         units: dict[int, list[Unit]] = {}
         query = select(ExperimentUnit).where(ExperimentUnit.experiment == experiment)
-        for one in session.scalars(query.order_by(ExperimentUnit.look, ExperimentUnit.user_hash)):
-            units.setdefault(one.look, []).append(Unit(one.look, one.treatment, one.share, one.outcomes))
+        # The traffic share before the user: it only grows for one who comes back, so this is each user's order of time.
+        order = (ExperimentUnit.look, ExperimentUnit.treatment_share, ExperimentUnit.user_hash)
+        for one in session.scalars(query.order_by(*order)):
+            found = Unit(one.look, one.treatment, one.share, one.outcomes, one.treatment_share)
+            units.setdefault(one.look, []).append(found)
     return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
 
 

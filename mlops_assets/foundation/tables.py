@@ -432,6 +432,7 @@ class ExperimentLook(Base):
     look: Mapped[int] = mapped_column(primary_key=True)
     cutoff: Mapped[datetime]
     looked_at: Mapped[datetime]
+    design: Mapped[dict[str, Any]]
 
 
 class ExperimentUnit(Base):

@@ -5,6 +5,7 @@ look (`decisions.py`); once it is approved, the version takes its place in the r
 approval would give it.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.errors import InputError, PermanentError
+from mlops_assets.foundation.errors import InputError, PermanentError, TransientError
 from mlops_assets.foundation.profiles import GovernancePolicy, load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord, AuditEvent, DecisionRecord
@@ -32,6 +33,7 @@ from mlops_assets.governance.approval_state import (
     decide,
 )
 from mlops_assets.governance.evidence import ApprovalEvidence, EvidenceReader
+from mlops_assets.governance.waivers import waivers_at
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import REGISTERED, RegisteredVersion
 
@@ -50,6 +52,7 @@ _CLOSING: Mapping[RequestStatus, str] = {
     "superseded": SUPERSEDED,
 }
 _MAX_COMMENT = 2000
+_log = logging.getLogger(__name__)
 # Widths of the audit trail's columns: what somebody made up is cut, not refused, so that the try is on record.
 _MODEL_WIDTH, _VERSION_WIDTH, _USER_WIDTH = 128, 64, 255
 
@@ -214,6 +217,7 @@ class Approvals:
             InputError: the decision is neither.
             TransientError: a store does not answer; nothing was counted.
         """
+        # What follows a counted vote may fail and is completed by `approval_sensor`: the vote stands.
         found = self.refuse_early(
             model_name, version, approver=approver, decision=decision, comment=comment, channel=channel
         )
@@ -222,9 +226,15 @@ class Approvals:
         vote = Vote(approver, decision, _clean(comment, _MAX_COMMENT), evidence.hash)
         status = self._step(found, vote, said)
         request = self.request(found.model_name, found.semver)
-        if status == "rejected":
-            self.annotate(request)
-        return self.apply(request) if status == "approved" else request
+        try:
+            if status == "rejected":
+                self.annotate(request)
+            return self.apply(request) if status == "approved" else request
+        except TransientError as error:
+            _log.warning(
+                "the vote on %s %s counts, and its effect waits: %s", request.model_name, request.semver, error
+            )
+            return self.request(request.model_name, request.semver)
 
     def refuse_early(
         self, model_name: str, version: str, *, approver: str, decision: VoteDecision, comment: str, channel: Channel
@@ -498,7 +508,11 @@ class Approvals:
 def open_approvals(settings: Settings, engine: Engine, clock: Clock, registry: ModelRegistry) -> Approvals:
     """Return the approvals of a deployment, by its policy profile."""
     policy = load_profile(settings.policy_profile).governance
-    return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry))
+
+    def waivers(model_name: str) -> tuple[int, ...]:
+        return tuple(sorted(waiver.id for waiver in waivers_at(engine, model_name, clock.now())))
+
+    return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry, waivers))
 
 
 def audit_refusal(

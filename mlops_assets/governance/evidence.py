@@ -1,5 +1,6 @@
 """What an approval is bound to: the validation report, the model's weights, the training data, as they are now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlops_assets.evaluation.report import REPORT_JSON, read_report
@@ -13,27 +14,33 @@ from mlops_assets.registry.registration import RegisteredVersion
 
 @dataclass(frozen=True)
 class ApprovalEvidence:
-    """Three hashes, 64 hex digits each."""
+    """Three hashes, 64 hex digits each, and the waivers that hold: who approved counted on them."""
 
     report_hash: str
     weights_hash: str
     data_hash: str
+    waivers: tuple[int, ...] = ()
 
     @property
     def hash(self) -> str:
-        """Hex sha256 over the three."""
-        return digest({"report": self.report_hash, "weights": self.weights_hash, "data": self.data_hash})
+        """Hex sha256 over all of it."""
+        hashes = {"report": self.report_hash, "weights": self.weights_hash, "data": self.data_hash}
+        return digest({**hashes, "waivers": list(self.waivers)} if self.waivers else hashes)
 
 
 class EvidenceReader:
     """Reads the evidence where it lies, every time: what was true when the request was opened proves nothing."""
 
-    def __init__(self, settings: Settings, registry: ModelRegistry) -> None:
+    def __init__(
+        self, settings: Settings, registry: ModelRegistry, waivers: Callable[[str], tuple[int, ...]] = lambda _name: ()
+    ) -> None:
+        """Remember where to look; `waivers` gives the ids of a model's waivers that hold now."""
         self._settings = settings
         self._registry = registry
+        self._waivers = waivers
 
     def __call__(self, version: RegisteredVersion) -> ApprovalEvidence:
-        """Return the version's evidence as it is now: the report of its run, the registered files, its data's hash.
+        """Return the version's evidence as it is now: report of its run, registered files, recorded data hash, waivers.
 
         Raises:
             InputError: the report or the model is gone or damaged.
@@ -51,6 +58,7 @@ class EvidenceReader:
             report_hash=report.evidence_hash,
             weights_hash=self._registry.files_hash(version.model_name, version.semver),
             data_hash=digest({"report": report.identity.data_hash, "registry": version.data_hash}),
+            waivers=self._waivers(version.model_name),
         )
 
 

@@ -58,7 +58,8 @@ def plan(requests: Sequence[ApprovalRequest], now: datetime, *, ways: Collection
             actions.append(Action("expire", request))
         elif request.status == "open":
             actions += [Action("notify", request, way) for way in ways if way not in request.notified_by]
-    return actions
+    # A message that cannot be sent must not keep a version from its place.
+    return sorted(actions, key=lambda action: action.kind == "notify")
 
 
 def follow_up(approvals: Approvals, now: datetime, *, ways: Mapping[str, Notify]) -> list[Done]:

@@ -5,6 +5,7 @@ import smtplib
 import ssl
 from collections.abc import Callable
 from email.message import EmailMessage
+from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
@@ -68,7 +69,7 @@ def send_mail(url: str, request: ApprovalRequest, link_url: str) -> None:
             if user:
                 server.login(user, password or "")
             server.send_message(message)
-    except (smtplib.SMTPException, OSError) as error:
+    except (smtplib.SMTPException, OSError, ValueError) as error:
         raise TransientError(
             f"SMTP server {host}:{port} did not take the message ({type(error).__name__}); see MLOPS_SMTP_URL"
         ) from None
@@ -85,7 +86,7 @@ def post_to_slack(webhook: str, request: ApprovalRequest, link_url: str) -> None
     try:
         with urlopen(Request(webhook, body, headers), timeout=_SECONDS):  # noqa: S310 - http(s) only, see `notifier`
             pass
-    except OSError as error:
+    except (HTTPException, OSError, ValueError) as error:
         raise TransientError(
             f"the Slack webhook did not take the message ({type(error).__name__}); see MLOPS_SLACK_WEBHOOK"
         ) from None

@@ -207,7 +207,7 @@ def _count(vote: Mapping[str, Any]) -> dict[str, Any]:
             timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise TransientError(f"the vote was not counted within {_SECONDS:g} s") from None
+        raise TransientError(f"no answer within {_SECONDS:g} s; the vote may have been counted: look first") from None
     if done.returncode != 0:
         raise RuntimeError(f"the vote's process failed: {done.stderr[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

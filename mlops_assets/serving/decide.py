@@ -123,6 +123,8 @@ class Decider:
             and (experiment.segment is EVERYBODY or experiment.segment.has(vars(request), vars(request.context)))
         )
         variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
+        # Without the treatment's model both arms get the champion: such decisions say nothing of it.
+        compared = experiment is not None and models.get(spec.name, experiment.treatment_alias) is not None
         alias, model = CHAMPION, champion
         fallback: Fallback | None = None
         failure = None
@@ -163,7 +165,7 @@ class Decider:
             "model_alias": alias,
             "experiment": experiment.name if counted and experiment else None,
             "variant": variant,
-            "treatment_share": experiment.treatment_share if counted and experiment else None,
+            "treatment_share": experiment.treatment_share if counted and compared and experiment else None,
             "user_hash": None if request.user_id is None else self._pseudonym(request.user_id),
             "state": vector.tobytes(),
             "missing_features": missing,

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Engine
 
 from mlops_assets.experiments.analysis import analyse, planned_users
-from mlops_assets.experiments.experiments import create_experiment
+from mlops_assets.experiments.experiments import change_experiment, create_experiment
+from mlops_assets.experiments.frequentist import required_sample_size
 from mlops_assets.experiments.report import report_experiment, summary
 from mlops_assets.experiments.units import Look, Unit
-from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.foundation.profiles import MetricLimit, load_profile
 from mlops_assets_tests.experiences.served import SERVED_AT
 from mlops_assets_tests.experiments.served_users import NAME, SALT, serve
 
@@ -36,7 +37,7 @@ def looks(
     def unit(number: int) -> Unit:
         treated = bool(random.random() < (share if true is None else true))
         outcomes = {name: float(random.random() < pair[treated]) for name, pair in rates.items()}
-        return Unit(number, treated, share, outcomes)
+        return Unit(number, treated, share, outcomes, share)
 
     return [
         Look(number, SERVED_AT + timedelta(hours=number), tuple(unit(number) for _ in range(users)))
@@ -57,7 +58,8 @@ def test_a_good_treatment_is_promoted_with_its_figures() -> None:
     assert found.log_e_harm < 0.0
     primary = found.metrics["wrong"]
     assert primary.bayes is not None
-    assert primary.bayes.prob_treatment_better < 0.01  # a higher rate of wrong decisions is not better
+    assert primary.bayes.prob_treatment_better > 0.99  # a higher rate of wrong decisions is not better
+    assert primary.bayes.expected_loss_treatment < primary.bayes.expected_loss_control
     assert primary.means is not None
     assert primary.means.high is not None
     assert primary.means.high < 0.0
@@ -123,12 +125,59 @@ def test_the_order_of_looks_is_the_evidence_and_equal_looks_are_equal() -> None:
 
 def test_the_plan_follows_the_design() -> None:
     """A test is started that cannot find what it is for."""
-    control, treatment = planned_users(DESIGN, 0.1)
-    assert control == pytest.approx(9 * treatment, rel=1e-2)  # a tenth of the traffic
-    assert treatment == DESIGN.min_samples_per_arm
     few = DESIGN.model_copy(update={"min_samples_per_arm": 10})
-    assert planned_users(few, 0.1)[1] < treatment
-    assert planned_users(few.model_copy(update={"power": 0.9}), 0.1) > planned_users(few, 0.1)
+    control, treatment = planned_users(few, 0.1)
+    assert control == pytest.approx(9 * treatment, rel=1e-2)  # a tenth of the traffic
+    # 12 % are allowed, 16 % are to be found.
+    assert (control, treatment) == required_sample_size(0.12, 0.04 / 0.12, treatment_share=few.traffic_share)
+    assert planned_users(few.model_copy(update={"power": 0.9}), 0.1) > (control, treatment)
+    many = planned_users(few.model_copy(update={"min_samples_per_arm": 10 * treatment}), 0.1)
+    assert many == (pytest.approx(10 * control, abs=10), 10 * treatment)
+
+
+def test_a_ramp_inside_one_look_is_bet_on_in_its_order() -> None:
+    """That a user comes back at 60 % says he was in the control at 50 %: known before, the bet at 50 % is not fair."""
+    random = np.random.default_rng(0)
+    wealth = []
+    for _ in range(4000):
+        first, again = [], []
+        for _user in range(25):
+            outcome = {"wrong": float(random.random() < 0.02)}
+            treated = bool(random.random() < 0.5)
+            first.append(Unit(0, treated, 0.5, outcome, 0.5))
+            if not treated:
+                again.append(Unit(0, bool(random.random() < 0.2), 0.2, outcome, 0.6))
+        design = DESIGN.model_copy(update={"limits": {"wrong": MetricLimit(ratio=1.0, delta=0.0, effect=0.04)}})
+        found = analyse([Look(0, SERVED_AT, (*first, *again))], design, started=SERVED_AT)
+        wealth.append(np.exp(found.log_e_harm))
+    assert np.mean(wealth) <= 1.0 + 3 * np.std(wealth) / np.sqrt(len(wealth))
+
+
+def test_better_is_proven_of_rare_failures_too() -> None:
+    """Where rates are below the effect, one failure of the treatment loses everything."""
+    ambitious = DESIGN.model_copy(update={"must_be_better": True})
+    rare = {"wrong": (0.02, 0.004), "failed": (0.0, 0.0), "slow": (0.0, 0.0), "loss": (0.4, 0.4)}
+    assert analyse(looks(40, 300, rare), ambitious, started=SERVED_AT).verdict == "promote"
+
+
+def test_the_design_of_the_first_look_stays(engine: Engine, tmp_path: Path) -> None:
+    """A limit that is moved after the fact promotes what was not proven."""
+    create_experiment(engine, NAME, "execution", treatment_share=0.5, user="tests", now=SERVED_AT, salt=SALT)
+    serve(engine, range(60), share=0.5, seconds_apart=1.0)
+    first = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT + timedelta(hours=3))
+    lax = PROFILE.model_copy(update={"ab_test": DESIGN.model_copy(update={"min_samples_per_arm": 1, "alpha": 0.9})})
+    again = report_experiment(engine, NAME, lax, tmp_path, now=SERVED_AT + timedelta(hours=4))
+    assert (again.analysis.verdict, again.analysis.reasons) == ("continue", first.analysis.reasons)
+
+
+def test_of_an_experiment_that_has_ended_the_last_users_count(engine: Engine, tmp_path: Path) -> None:
+    """On the data's clock, time stands still with the last decision, and so do its users' windows."""
+    create_experiment(engine, NAME, "execution", treatment_share=0.5, user="tests", now=SERVED_AT, salt=SALT)
+    serve(engine, range(30), share=0.5, seconds_apart=1.0)
+    running = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT, data_clock=True)
+    assert running.new_users == 0
+    change_experiment(engine, NAME, user="tests", now=SERVED_AT, status="stopped")
+    assert report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT, data_clock=True).new_users == 30
 
 
 def test_a_report_is_made_of_what_was_served(engine: Engine, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_a_plan_is_told_in_users_and_days(environ: dict[str, str], capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     control, treatment = (int(word.replace(",", "")) for word in lines[0].split()[0:7:6])
     assert control == pytest.approx(9 * treatment, rel=0.01)
+    assert treatment >= 1000
     assert lines[1].endswith("days at 5,000 users a day; the design ends after 14")
     assert main(["plan", "--baseline", "0"], environ) == 2
     assert "the baseline is 0.0" in capsys.readouterr().err

@@ -152,6 +152,9 @@ def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() ->
     )
     # Or its outcomes would be credited to a model that never answered.
     assert (made.row["status"], made.row["fallback"]) == ("ok", "absent")
+    # Both arms get the champion, so neither says anything of the treatment.
+    control = decide(decider(), models=alone, experiment=experiment(0.0), user_id="ann")
+    assert (made.row["treatment_share"], control.row["treatment_share"]) == (None, None)
     # And that it had no features is a fact of its own.
     blind = decide(decider(), models=alone, experiment=experiment(1.0), user_id="ann", features=None)
     assert (blind.row["status"], blind.row["fallback"]) == ("degraded", "absent")

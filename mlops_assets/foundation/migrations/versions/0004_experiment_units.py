@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("look", sa.Integer(), nullable=False),
         sa.Column("cutoff", sa.DateTime(timezone=True), nullable=False),
         sa.Column("looked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("design", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("experiment", "look", name="pk_experiment_look"),
     )
     op.create_table(
