@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
@@ -41,6 +41,13 @@ class Experiment:
     status: Status
     created_at: datetime
     segment: Segment = EVERYBODY
+
+    def public(self) -> dict[str, Any]:
+        """Return what everybody may know: not the salt, with which users could be put into an arm."""
+        return {
+            **{name: value for name, value in vars(self).items() if name != "salt"},
+            "segment": self.segment.document(),
+        }
 
     def variant(self, user_id: str) -> str:
         """Return the user's arm, `control` or `treatment`."""

@@ -177,7 +177,7 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
     async def experiments() -> Response:
         """List every experiment, the newest first."""
         found = await _with_database(lambda: all_experiments(runtime.readers))
-        return _json({"experiments": [{k: v for k, v in asdict(one).items() if k != "salt"} for one in found]})
+        return _json({"experiments": [one.public() for one in found]})
 
 
 def _add_approvals(app: FastAPI, runtime: ServingRuntime) -> None:

@@ -41,7 +41,7 @@ class MirroredAliases:
     """What the registry said last: MLflow's version number by agent and alias.
 
     An alias whose version is not here yet, or could not be fetched, keeps the one before. `refused` has the reasons of
-    those that could not; `problem` is why the registry did not answer since.
+    those that could not; `problem` is why the registry did not answer since. `pending` names those on their way.
     `written_at` is the time of writing, in seconds since 1970: the file is written at every look.
     """
 
@@ -49,6 +49,7 @@ class MirroredAliases:
     refused: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
     written_at: float = 0.0
+    pending: Sequence[str] = ()
 
 
 def version_folder(root: Path, spec: AgentSpec, number: str) -> Path:
@@ -116,7 +117,8 @@ class ModelMirror:
             earlier = self._last.aliases.get(spec.name, {})
             if alias in earlier:
                 aliases[spec.name][alias] = earlier[alias]
-        self._publish(aliases, refused, None)
+        pending = sorted(names)
+        self._publish(aliases, refused, None, pending)
         for spec, alias, number in missing:
             name, reason = f"{spec.name} {alias}", self._fetch_or_say(spec, number)
             if reason is None:
@@ -124,14 +126,19 @@ class ModelMirror:
                 refused.pop(name, None)
             else:
                 refused[name] = reason
-            self._publish(aliases, refused, None)
+            pending.remove(name)
+            self._publish(aliases, refused, None, pending)
 
     def _publish(
-        self, aliases: Mapping[str, Mapping[str, str]], refused: Mapping[str, str], problem: str | None
+        self,
+        aliases: Mapping[str, Mapping[str, str]],
+        refused: Mapping[str, str],
+        problem: str | None,
+        pending: Sequence[str] = (),
     ) -> None:
         if problem != self._last.problem:
             _log.warning("model registry: %s", problem or "answers")
-        self._last = MirroredAliases(aliases, refused, problem, time.time())
+        self._last = MirroredAliases(aliases, refused, problem, time.time(), list(pending))
         with atomic_write(self._root / ALIASES_FILE) as temporary:
             temporary.write_text(canonical_json(vars(self._last)), encoding="utf-8")
 

@@ -53,6 +53,7 @@ class RegistryWatch:
         self._written_at = 0.0
         self._registry_problem: str | None = "not asked yet"
         self.refused: Mapping[str, str] = MappingProxyType({})
+        self.pending: frozenset[str] = frozenset()
         self.models = ServedModels()
         self.poll = Poll("model mirror", self.refresh, _POLL_MS)
 
@@ -114,6 +115,7 @@ class RegistryWatch:
             _log.info("in service: %s", {" ".join(key): model.semver for key, model in by_alias.items()})
         self.refused = MappingProxyType(refused)
         self._written_at, self._registry_problem = found.written_at, found.problem
+        self.pending = frozenset(found.pending)
 
     def _key(self, spec: AgentSpec, number: str) -> _Key:
         """Identity of a version's folder: also another one under the same number, from another registry."""

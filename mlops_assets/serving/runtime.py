@@ -127,7 +127,10 @@ class ServingRuntime:
     @property
     def ready(self) -> bool:
         """Whether an agent can be asked: a champion is in service, tokens and splits are known, features there or given up on."""
-        served = any(self.registry.models.get(name, CHAMPION) is not None for name in AGENTS)
+        waiting = [name for name in AGENTS if self.registry.models.get(name, CHAMPION) is None]
+        # A server is not ready for one agent while the next one's champion is on its way.
+        coming = any(f"{name} {CHAMPION}" in self.registry.pending for name in waiting)
+        served = len(waiting) < len(AGENTS) and not coming
         return (
             served
             and self.database_poll.age_seconds is not None

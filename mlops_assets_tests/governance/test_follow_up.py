@@ -39,10 +39,11 @@ def test_plan() -> None:
     approved = replace(REQUEST, id=3, semver="3.0.0", status="approved")
     name = SPEC.registered_model
     assert words([approved, told, REQUEST]) == [
+        # Before all messages: one that cannot be sent must keep no version from its place.
+        f"apply {name} 3.0.0",
         f"notify by e-mail {name} 1.0.0",
         f"notify by Slack {name} 1.0.0",
         f"notify by Slack {name} 2.0.0",
-        f"apply {name} 3.0.0",
     ]
     assert words([REQUEST], ways=()) == []
     assert words([REQUEST], hours=1) == [f"expire {name} 1.0.0"]

@@ -37,6 +37,7 @@ def test_assets_are_listed_with_nothing_set(user: Path) -> None:
     result = _call(user, BIN / "dagster", "asset", "list", *MODULE)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.split() == [
+        "ab_test_report",
         "agent_context_features",
         "approval",
         "batch_predictions",

@@ -221,6 +221,8 @@ def test_the_description_is_complete(server: LiveServer) -> None:
         "/monitoring/status",
         "/experiments",
         "/experiments/{name}/status",
+        "/approvals",
+        "/approvals/{model_name}/{version}",
         "/livez",
         "/readyz",
         "/health",
