@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.serving import registry_watch as module
@@ -63,6 +64,24 @@ def test_files_follow_the_aliases(store: MlflowStore, tmp_path: Path) -> None:
     assert found is not None
     assert found.aliases["requirements"] == {"champion": "1", "challenger": "2"}
     assert sorted(path.name for path in (tmp_path / NAME).iterdir()) == ["1", "2"]
+
+
+def test_what_is_on_its_way_is_said(store: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is ready for one agent, and answers 503 for the next, whose champion comes a moment later."""
+    fetch, seen = ModelMirror._fetch, []
+
+    def watched(mirror: ModelMirror, spec: AgentSpec, number: str) -> None:
+        published = read_aliases(tmp_path)
+        assert published is not None
+        seen.append((published.aliases[spec.name], list(published.pending)))
+        fetch(mirror, spec, number)
+
+    monkeypatch.setattr(ModelMirror, "_fetch", watched)
+    ModelMirror(store, tmp_path).refresh()
+    assert seen == [({}, ["requirements champion"])]
+    after = read_aliases(tmp_path)
+    assert after is not None
+    assert (after.aliases["requirements"], list(after.pending)) == ({"champion": "1"}, [])
 
 
 def test_a_registry_that_is_away_leaves_everything(store: MlflowStore, tmp_path: Path) -> None:
