@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -218,10 +218,3 @@ def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str,
         for user, share, treated in session.execute(query):
             known.setdefault(user, {})[share] = treated
     return known
-
-
-def count_decisions(engine: Engine, experiment: str) -> int:
-    """Return how many decisions the experiment has, those included that belong to no unit yet."""
-    with read_transaction(engine) as session:
-        query = select(func.count()).select_from(PredictionRecord).where(PredictionRecord.experiment == experiment)
-        return session.execute(query).scalar_one()
