@@ -6,25 +6,23 @@ better) is a promotion; everything else goes on, and ends undecided with the con
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 import numpy as np
 
+from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.experiments.bayes import BayesianComparison, Posterior
 from mlops_assets.experiments.bayes import compare_rates as compare_posteriors
-from mlops_assets.experiments.frequentist import MeanComparison, compare_means, required_sample_size
-from mlops_assets.experiments.sequential import Batch, Evidence, Limit, Outcomes
-from mlops_assets.experiments.srm import Assigned, SplitCheck, check_split
-from mlops_assets.experiments.units import Look, Unit
+from mlops_assets.experiments.evidence import ArmEvidence, History, MetricEvidence, replay
+from mlops_assets.experiments.frequentist import MeanComparison, Moments, compare_moments, required_sample_size
+from mlops_assets.experiments.srm import SplitCheck, check_split
+from mlops_assets.experiments.units import Look
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit, MetricName
+from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit
 
-# Nothing is known of the rates of the first batch, so nothing is bet on it: it should not be a whole day.
-_SMALLEST_BATCH = 50
-_BATCHES_A_LOOK = 20
 Verdict = Literal["promote", "rollback", "keep_control", "continue", "broken_split"]
 
 
@@ -66,22 +64,27 @@ class ExperimentAnalysis:
 
 def analyse(looks: Sequence[Look], design: AbTestDesign, *, started: datetime) -> ExperimentAnalysis:
     """Judge an experiment by all of its looks; the same looks give the same answer."""
-    units = [unit for look in looks for unit in look.units]
-    metrics: dict[str, MetricAnalysis] = {name: _metric(name, limit, looks) for name, limit in design.limits.items()}
+    return judge(replay(looks, design), design, started=started)
+
+
+def judge(history: History, design: AbTestDesign, *, started: datetime) -> ExperimentAnalysis:
+    """Judge an experiment by what its looks have found."""
+    arm = history.arms.get(TREATMENT, ArmEvidence.begin(design))
+    metrics: dict[str, MetricAnalysis] = {
+        name: _metric(name, limit, history, TREATMENT) for name, limit in design.limits.items()
+    }
     log_e_harm = float(np.logaddexp.reduce([one.log_e_harm for one in metrics.values()]) - np.log(len(metrics)))
-    split = check_split(_assigned(units), alpha=design.split_alpha)
-    cutoff = looks[-1].cutoff if looks else None
-    treated = sum(unit.treatment for unit in units)
+    split = check_split(arm.assigned, alpha=design.split_alpha)
     verdict, reasons = _judge(
         design,
         split,
         metrics,
         log_e_harm,
-        (len(units) - treated, treated),
-        over=cutoff is not None and cutoff - started >= timedelta(days=design.max_days),
+        arm.users,
+        over=history.cutoff is not None and history.cutoff - started >= timedelta(days=design.max_days),
     )
     return ExperimentAnalysis(
-        verdict, reasons, len(looks), cutoff, len(units) - treated, treated, split, log_e_harm, metrics
+        verdict, reasons, len(history.over_time), history.cutoff, *arm.users, split, log_e_harm, metrics
     )
 
 
@@ -161,70 +164,27 @@ def _evidence(log_e: float) -> str:
     return f"evidence {np.exp(min(log_e, 700.0)):,.3g} to 1"
 
 
-def _assigned(units: Sequence[Unit]) -> list[Assigned]:
-    counts: dict[float, list[int]] = {}
-    for unit in units:
-        counts.setdefault(unit.share, [0, 0])[unit.treatment] += 1
-    return [Assigned(share, *arms) for share, arms in counts.items()]
-
-
-def _metric(name: MetricName, limit: MetricLimit, looks: Sequence[Look]) -> MetricAnalysis:
-    kept_to = Limit(limit.ratio, limit.delta)
-    harm = Evidence(kept_to, limit.effect, relative=False)
-    kept = Evidence(
-        Limit(limit.ratio, limit.delta, above=True), limit.delta if limit.delta > 0 else limit.effect, relative=False
-    )
-    better = Evidence(Limit(above=True), limit.effect, relative=False)
-    harm_over_time, kept_over_time = [], []
-    for look in looks:
-        for batch in _batches(name, look):
-            harm, kept, better = harm.updated(batch), kept.updated(batch), better.updated(batch)
-        harm_over_time.append(harm.log_e)
-        kept_over_time.append(kept.log_e)
-    arms = [
-        np.array(
-            [u.outcomes[name] for look in looks for u in look.units if name in u.outcomes and u.treatment == treated]
-        )
-        for treated in (False, True)
-    ]
-    observed = min(map(len, arms)) > 0
+def _metric(name: str, limit: MetricLimit, history: History, arm: str) -> MetricAnalysis:
+    found = history.arms[arm].metrics[name] if arm in history.arms else MetricEvidence.begin(limit)
+    harm_over_time, kept_over_time = history.over_looks(arm, name)
+    observed = min(found.control.users, found.treatment.users) > 0
     return MetricAnalysis(
         name=name,
         limit=limit,
-        control_users=len(arms[0]),
-        treatment_users=len(arms[1]),
-        means=compare_means(*arms) if observed else None,
-        bayes=_posteriors(*arms) if observed else None,
-        log_e_harm=harm.log_e,
-        log_e_kept=kept.log_e,
-        log_e_better=better.log_e,
-        harm_over_time=tuple(harm_over_time),
-        kept_over_time=tuple(kept_over_time),
+        control_users=found.control.users,
+        treatment_users=found.treatment.users,
+        means=compare_moments(found.control, found.treatment) if observed else None,
+        bayes=_posteriors(found.control, found.treatment) if observed and found.yes_or_no else None,
+        log_e_harm=found.harm.log_e,
+        log_e_kept=found.kept.log_e,
+        log_e_better=found.better.log_e,
+        harm_over_time=harm_over_time,
+        kept_over_time=kept_over_time,
     )
 
 
-def _batches(name: MetricName, look: Look) -> Iterator[Batch]:
-    """The look's users in a few batches, so that bets on the later ones know the earlier; in an order that knows nothing.
-
-    Apart by the probability with which they were treated, on which bets depend, and by traffic share, the smaller first:
-    that a user is there again says that he was in the control before, so nothing may be bet on before with that known.
-    """
-    size = max(_SMALLEST_BATCH, math.ceil(len(look.units) / _BATCHES_A_LOOK))
-    for begin in range(0, len(look.units), size):
-        values: dict[tuple[float, float], tuple[list[float], list[float]]] = {}
-        for unit in look.units[begin : begin + size]:
-            if name in unit.outcomes:
-                drawn = unit.treatment_share, unit.share
-                values.setdefault(drawn, ([], []))[unit.treatment].append(unit.outcomes[name])
-        for (_, share), (control, treatment) in sorted(values.items()):
-            if 0.0 < share < 1.0:
-                yield Batch(share, Outcomes.of(control), Outcomes.of(treatment))
-
-
-def _posteriors(control: np.ndarray, treatment: np.ndarray) -> BayesianComparison | None:
-    if not np.isin(np.concatenate([control, treatment]), (0.0, 1.0)).all():
-        return None
-    first, second = (Posterior.of(float(arm.sum()), len(arm)) for arm in (control, treatment))
+def _posteriors(control: Moments, treatment: Moments) -> BayesianComparison:
+    first, second = (Posterior.of(round(arm.mean * arm.users), arm.users) for arm in (control, treatment))
     found = compare_posteriors(first, second)
     # Metrics are 0 where all is well: the higher rate is the worse.
     return replace(

@@ -19,6 +19,37 @@ _SMALL_EXPECTED = 5.0
 
 
 @dataclass(frozen=True)
+class Moments:
+    """What a test of means needs of the values of one arm: users, mean, sum of squared deviations from it."""
+
+    users: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> "Moments":
+        """Sum up values (N,)."""
+        array = np.asarray(values, dtype=np.float64)
+        if not len(array):
+            return cls()
+        mean = float(array.mean())
+        return cls(len(array), mean, float(((array - mean) ** 2).sum()))
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Return the moments of both together (Chan, Golub and LeVeque, The American Statistician 1983)."""
+        if not self.users or not other.users:
+            return self if self.users else other
+        users, apart = self.users + other.users, other.mean - self.mean
+        squares = self.squares + other.squares + apart * apart * self.users * other.users / users
+        return Moments(users, self.mean + apart * other.users / users, squares)
+
+    @property
+    def variance(self) -> float:
+        """Unbiased variance; of two users or more."""
+        return self.squares / (self.users - 1)
+
+
+@dataclass(frozen=True)
 class MeanComparison:
     """Treatment less control: difference with its confidence interval, Welch's t-test, Cohen's d.
 
@@ -58,25 +89,29 @@ def compare_means(control: ArrayLike, treatment: ArrayLike, *, alpha: float = 0.
     Raises:
         InputError: an arm has no users, or a value is not finite.
     """
-    first, second = _values(control, "control"), _values(treatment, "treatment")
-    means = float(first.mean()), float(second.mean())
-    difference = means[1] - means[0]
-    nothing = MeanComparison(*means, difference, low=None, high=None, p_value=None, cohens_d=None)
-    if min(len(first), len(second)) < _TWO:
+    return compare_moments(
+        Moments.of(_values(control, "control")), Moments.of(_values(treatment, "treatment")), alpha=alpha
+    )
+
+
+def compare_moments(control: Moments, treatment: Moments, *, alpha: float = 0.05) -> MeanComparison:
+    """Compare means by Welch's t-test, of arms with a user each."""
+    difference = treatment.mean - control.mean
+    nothing = MeanComparison(control.mean, treatment.mean, difference, low=None, high=None, p_value=None, cohens_d=None)
+    if min(control.users, treatment.users) < _TWO or max(control.squares, treatment.squares) == 0.0:
         return nothing
-    variances = float(first.var(ddof=1)), float(second.var(ddof=1))
-    if max(variances) == 0.0:
-        return nothing
-    tested = stats.ttest_ind(second, first, equal_var=False)
-    interval = tested.confidence_interval(1.0 - alpha)
-    freedom = len(first) + len(second) - _TWO
-    pooled = math.sqrt(((len(first) - 1) * variances[0] + (len(second) - 1) * variances[1]) / freedom)
+    parts = control.variance / control.users, treatment.variance / treatment.users
+    error = math.sqrt(sum(parts))
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (control.users - 1) + parts[1] ** 2 / (treatment.users - 1))
+    wide = error * float(stats.t.isf(alpha / 2.0, freedom))
+    pooled = math.sqrt((control.squares + treatment.squares) / (control.users + treatment.users - _TWO))
     return MeanComparison(
-        *means,
+        control.mean,
+        treatment.mean,
         difference,
-        low=float(interval.low),
-        high=float(interval.high),
-        p_value=float(tested.pvalue),
+        low=difference - wide,
+        high=difference + wide,
+        p_value=float(2.0 * stats.t.sf(abs(difference) / error, freedom)),
         cohens_d=difference / pooled,
     )
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from mlops_assets.experiments.analysis import ExperimentAnalysis, analyse
+from mlops_assets.experiments.analysis import ExperimentAnalysis, judge
 from mlops_assets.experiments.bayes import Posterior
+from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
-from mlops_assets.experiments.units import MetricScale, first_design, read_looks, take_look
+from mlops_assets.experiments.units import MetricScale, first_design, take_look
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.files import atomic_write, canonical_json
@@ -62,7 +63,7 @@ def report_experiment(
     spec = agent_spec(experiment.agent)
     scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
     new_users = take_look(engine, name, design, scale, now=moment)
-    analysis = analyse(read_looks(engine, name), design, started=first or moment)
+    analysis = judge(kept_history(engine, name, design), design, started=first or moment)
     files = folder / "report.json", folder / "evidence.png"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(files[0]) as temporary:

@@ -104,14 +104,17 @@ def _next_look(session: Session, experiment: str) -> tuple[int, datetime | None]
     return (0, None) if last is None else (last.look + 1, last.cutoff)
 
 
-def read_looks(engine: Engine, experiment: str) -> list[Look]:
-    """Return every look, in order, with its units."""
+def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> list[Look]:
+    """Return every look, or those after one, in order, with their units."""
+    first = 0 if after is None else after + 1
     with read_transaction(engine) as session:
-        looks = session.scalars(
-            select(ExperimentLook).where(ExperimentLook.experiment == experiment).order_by(ExperimentLook.look)
+        looks = session.execute(
+            select(ExperimentLook.look, ExperimentLook.cutoff)
+            .where(ExperimentLook.experiment == experiment, ExperimentLook.look >= first)
+            .order_by(ExperimentLook.look)
         ).all()
         units: dict[int, list[Unit]] = {}
-        query = select(ExperimentUnit).where(ExperimentUnit.experiment == experiment)
+        query = select(ExperimentUnit).where(ExperimentUnit.experiment == experiment, ExperimentUnit.look >= first)
         # The traffic share before the user: it only grows for one who comes back, so this is each user's order of time.
         order = (ExperimentUnit.look, ExperimentUnit.treatment_share, ExperimentUnit.user_hash)
         for one in session.scalars(query.order_by(*order)):

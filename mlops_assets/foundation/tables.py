@@ -386,7 +386,7 @@ class PredictionRecord(Base):
     __table_args__ = (
         Index(None, "agent", "event_time"),
         Index(None, "agent", "episode_id", "step"),
-        Index(None, "experiment", "variant"),
+        Index(None, "experiment", "event_time"),
     )
 
     prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -424,7 +424,10 @@ class PredictionRecord(Base):
 
 
 class ExperimentLook(Base):
-    """One look at an experiment; users whose window ended between the cutoff before and this one are its units."""
+    """One look at an experiment; users whose window ended between the cutoff before and this one are its units.
+
+    `evidence` is what this look and those before it have found together; NULL until somebody asks for it.
+    """
 
     __tablename__ = "experiment_look"
 
@@ -433,6 +436,7 @@ class ExperimentLook(Base):
     cutoff: Mapped[datetime]
     looked_at: Mapped[datetime]
     design: Mapped[dict[str, Any]]
+    evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class ExperimentUnit(Base):

@@ -1,0 +1,29 @@
+"""Users of a look as batches to bet on. The evidence itself is `sequential.py`'s."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from mlops_assets.experiments.sequential import Batch, Outcomes
+from mlops_assets.experiments.units import Unit
+
+# Nothing is known of the rates of the first batch, so nothing is bet on it: it should not be a whole day.
+_SMALLEST_BATCH = 50
+_BATCHES_A_LOOK = 20
+
+
+def batches(units: Sequence[Unit], metric: str) -> Iterator[tuple[float, Batch]]:
+    """Give (traffic share, batch) for the users with this metric, so that bets on the later ones know the earlier.
+
+    The order knows nothing of outcomes. Apart by the probability with which users were treated, on which bets depend, and
+    by traffic share, the smaller first: that a user is there again says that he was in the control before, so nothing may
+    be bet on before with that known.
+    """
+    size = max(_SMALLEST_BATCH, math.ceil(len(units) / _BATCHES_A_LOOK))
+    for begin in range(0, len(units), size):
+        values: dict[tuple[float, float], tuple[list[float], list[float]]] = {}
+        for unit in units[begin : begin + size]:
+            if metric in unit.outcomes:
+                drawn = unit.treatment_share, unit.share
+                values.setdefault(drawn, ([], []))[unit.treatment].append(unit.outcomes[metric])
+        for (traffic_share, share), (control, treatment) in sorted(values.items()):
+            yield traffic_share, Batch(share, Outcomes.of(control), Outcomes.of(treatment))

@@ -1,0 +1,23 @@
+"""Evidence that is kept with its look; an index over an experiment's decisions by time."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add `experiment_look.evidence`; every query asks for an experiment's decisions by time, none by variant."""
+    op.add_column("experiment_look", sa.Column("evidence", sa.JSON(), nullable=True))
+    op.drop_index("ix_prediction_experiment_variant", "prediction")
+    op.create_index("ix_prediction_experiment_event_time", "prediction", ["experiment", "event_time"])
+
+
+def downgrade() -> None:
+    """Drop them; evidence is found again from the stored users."""
+    op.drop_index("ix_prediction_experiment_event_time", "prediction")
+    op.create_index("ix_prediction_experiment_variant", "prediction", ["experiment", "variant"])
+    op.drop_column("experiment_look", "evidence")
