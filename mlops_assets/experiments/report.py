@@ -14,7 +14,8 @@ from mlops_assets.experiments.analysis import ExperimentAnalysis, judge
 from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
-from mlops_assets.experiments.units import MetricScale, first_design, take_look
+from mlops_assets.experiments.units import MetricScale, first_design, served_versions, take_look
+from mlops_assets.experiments.versions import Versions
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.files import atomic_write, canonical_json
@@ -36,6 +37,7 @@ class ExperimentReport:
     analysis: ExperimentAnalysis
     new_users: int
     looked_at: datetime
+    versions: Versions
     json: Path
     picture: Path
 
@@ -64,12 +66,13 @@ def report_experiment(
     scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
     new_users = take_look(engine, name, design, scale, now=moment)
     analysis = judge(kept_history(engine, name, design), design, started=first or moment)
+    versions = served_versions(engine, name)
     files = folder / "report.json", folder / "evidence.png"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(files[0]) as temporary:
-        temporary.write_text(canonical_json(_document(experiment, analysis, moment)), encoding="utf-8")
+        temporary.write_text(canonical_json(_document(experiment, analysis, versions, moment)), encoding="utf-8")
     evidence_png(files[1], analysis, design.alpha, title=f"{name}: {analysis.verdict}")
-    return ExperimentReport(experiment, analysis, new_users, moment, *files)
+    return ExperimentReport(experiment, analysis, new_users, moment, versions, *files)
 
 
 def summary(report: ExperimentReport) -> str:
@@ -77,13 +80,15 @@ def summary(report: ExperimentReport) -> str:
     analysis = report.analysis
     users = (
         f"{analysis.control_users:,} users of the control, {analysis.treatment_users:,} of the treatment, "
-        f"{analysis.looks} looks; the traffic split is {'broken' if analysis.split.alarm else 'as it was set'}."
+        f"{analysis.looks} {'look' if analysis.looks == 1 else 'looks'}; "
+        f"the traffic split is {'broken' if analysis.split.alarm else 'as it was set'}."
     )
     lines = [
         f"**{analysis.verdict.replace('_', ' ')}**: {'; '.join(analysis.reasons)}.",
         "",
         users,
         "",
+        *(line for words in report.versions.words() for line in (f"{words}.", "")),
         "| metric (0 is good) | control | treatment | difference, 95 % | P(treatment better) | harm proven | limit kept |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -158,7 +163,9 @@ def _span(engine: Engine, name: str) -> tuple[datetime | None, datetime | None]:
     return first, newest
 
 
-def _document(experiment: Experiment, analysis: ExperimentAnalysis, moment: datetime) -> Mapping[str, Any]:
+def _document(
+    experiment: Experiment, analysis: ExperimentAnalysis, versions: Versions, moment: datetime
+) -> Mapping[str, Any]:
     found = asdict(analysis)
     # JSON has no infinity: evidence that is proof.
     found["split"]["log_e"] = min(found["split"]["log_e"], 1e308)
@@ -171,6 +178,8 @@ def _document(experiment: Experiment, analysis: ExperimentAnalysis, moment: date
         "treatment_alias": experiment.treatment_alias,
         "treatment_share": experiment.treatment_share,
         "looked_at": moment,
+        "versions": versions.pinned,
+        "not_counted": versions.others,
         **found,
     }
 

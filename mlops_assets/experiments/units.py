@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import TREATMENT
+from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.profiles import AbTestDesign
 from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit, OutcomeRecord, PredictionRecord
@@ -66,16 +67,21 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
     cutoff = now - window - timedelta(minutes=design.outcome_delay_minutes)
     # Read first: a writer that reads for seconds keeps the prediction log waiting.
     with read_transaction(engine) as session:
-        number, begin = _next_look(session, experiment)
+        number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found = _decisions(session, experiment, begin, cutoff + window)
+        found, versions = pin(_decisions(session, experiment, begin, cutoff + window), versions, cutoff)
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
     try:
         with transaction(engine) as session:
             session.add(
                 ExperimentLook(
-                    experiment=experiment, look=number, cutoff=cutoff, looked_at=now, design=design.model_dump()
+                    experiment=experiment,
+                    look=number,
+                    cutoff=cutoff,
+                    looked_at=now,
+                    design=design.model_dump(),
+                    versions=vars(versions),
                 )
             )
             session.flush()
@@ -93,15 +99,23 @@ def first_design(engine: Engine, experiment: str) -> AbTestDesign | None:
     return None if first is None else AbTestDesign.model_validate(first.design)
 
 
-def _next_look(session: Session, experiment: str) -> tuple[int, datetime | None]:
-    """Number of the next look, and where the last one ended."""
+def served_versions(engine: Engine, experiment: str) -> Versions:
+    """Return which versions the experiment's newest look compares, and which others it met."""
+    with read_transaction(engine) as session:
+        return _next_look(session, experiment)[2]
+
+
+def _next_look(session: Session, experiment: str) -> tuple[int, datetime | None, Versions]:
+    """Number of the next look, where the last one ended, and the versions that it compared."""
     last = session.execute(
-        select(ExperimentLook.look, ExperimentLook.cutoff)
+        select(ExperimentLook.look, ExperimentLook.cutoff, ExperimentLook.versions)
         .where(ExperimentLook.experiment == experiment)
         .order_by(ExperimentLook.look.desc())
         .limit(1)
     ).one_or_none()
-    return (0, None) if last is None else (last.look + 1, last.cutoff)
+    return (
+        (0, None, Versions()) if last is None else (last.look + 1, last.cutoff, Versions.from_document(last.versions))
+    )
 
 
 def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> list[Look]:
@@ -134,6 +148,7 @@ def _decisions(session: Session, experiment: str, begin: datetime | None, end: d
             prediction.action,
             prediction.fallback,
             prediction.latency_ms,
+            prediction.arms,
             outcome.reward,
             outcome.best_action,
         )

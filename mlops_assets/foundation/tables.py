@@ -378,7 +378,8 @@ class PredictionRecord(Base):
 
     `state` is the ordered vector that the network saw, float32 little-endian; its first entries are the context. `status`
     is `ok` or `degraded` (answered without online features). `fallback` says why the champion answered a user of the
-    treatment: its model `failed` on the request, or was `absent`; else it is NULL.
+    treatment: its model `failed` on the request, or was `absent`; else it is NULL. `arms`: where the decision counts in an
+    experiment, `versions` (arm to version) and `shares` (treatment to traffic share) at its time.
     `channel` is http or stream. `user_hash` is a pseudonym.
     """
 
@@ -408,6 +409,7 @@ class PredictionRecord(Base):
     experiment: Mapped[str | None] = mapped_column(String(100))
     variant: Mapped[str] = mapped_column(String(64))
     treatment_share: Mapped[float | None]
+    arms: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     user_hash: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[bytes]
     missing_features: Mapped[list[str]]
@@ -426,7 +428,8 @@ class PredictionRecord(Base):
 class ExperimentLook(Base):
     """One look at an experiment; users whose window ended between the cutoff before and this one are its units.
 
-    `evidence` is what this look and those before it have found together; NULL until somebody asks for it.
+    `versions`: those that are compared, by arm, and how many decisions others took. `evidence` is what this look and those
+    before it have found together; NULL until somebody asks for it.
     """
 
     __tablename__ = "experiment_look"
@@ -436,6 +439,7 @@ class ExperimentLook(Base):
     cutoff: Mapped[datetime]
     looked_at: Mapped[datetime]
     design: Mapped[dict[str, Any]]
+    versions: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 

@@ -166,6 +166,7 @@ class Decider:
             "experiment": experiment.name if counted and experiment else None,
             "variant": variant,
             "treatment_share": experiment.treatment_share if counted and compared and experiment else None,
+            "arms": _arms(models, champion, experiment) if counted and compared and experiment else None,
             "user_hash": None if request.user_id is None else self._pseudonym(request.user_id),
             "state": vector.tobytes(),
             "missing_features": missing,
@@ -215,3 +216,10 @@ class Decider:
             chosen = min(int(self._uniform() * actions), actions - 1)
         propensity = self.epsilon / actions + (1.0 - self.epsilon if chosen == greedy else 0.0)
         return chosen, propensity, chosen != greedy
+
+
+def _arms(models: ServedModels, champion: ServedModel, experiment: Experiment) -> dict[str, Any]:
+    """What stood behind each arm at this decision, and at which shares: an alias may move while the experiment runs."""
+    treatment = models.get(experiment.agent, experiment.treatment_alias)
+    found = {CONTROL: champion.semver, **({} if treatment is None else {TREATMENT: treatment.semver})}
+    return {"versions": found, "shares": {TREATMENT: experiment.treatment_share}}

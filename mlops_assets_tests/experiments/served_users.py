@@ -1,6 +1,6 @@
 """Users of an experiment as serving logs them, with arms by the real assignment."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
@@ -26,8 +26,9 @@ def serve(
     wrong: Callable[[int, bool], bool] = lambda _user, _treated: False,
     slow: Callable[[int, bool], bool] = lambda _user, _treated: False,
     labelled: bool = True,
+    versions: Mapping[str, str] | None = None,
 ) -> list[bool]:
-    """Write the decisions of users, one after another, and say who was treated."""
+    """Write the decisions of users, one after another, and say who was treated; `versions` stand behind the arms."""
     arms = [assign(SALT, f"user-{user}", share) == TREATMENT for user in users]
 
     def rows() -> Iterator[Base]:
@@ -41,6 +42,7 @@ def serve(
                     experiment=NAME,
                     variant=TREATMENT if treated else "control",
                     treatment_share=share,
+                    arms=None if versions is None else {"versions": versions, "shares": {TREATMENT: share}},
                     fallback="failed" if failed(user, treated) else None,
                     latency_ms=500.0 if slow(user, treated) else 2.0,
                 )

@@ -119,6 +119,8 @@ def test_only_users_of_a_running_experiment_are_in_it() -> None:
     anonymous = decide(decider(), experiment=everyone, user_id=None)
     assert (anonymous.row["variant"], anonymous.row["experiment"]) == ("control", None)
     assert (anonymous.row["model_version"], anonymous.row["user_hash"]) == ("1.0.0", None)
+    versions = {"control": "1.0.0", "treatment": "2.0.0"}
+    assert (named.row["arms"], anonymous.row["arms"]) == ({"versions": versions, "shares": {"treatment": 1.0}}, None)
     paused = decide(decider(), experiment=experiment(1.0, "paused"), user_id="ann")
     assert (paused.row["variant"], paused.row["experiment"], paused.row["model_version"]) == ("control", None, "1.0.0")
 
@@ -155,6 +157,7 @@ def test_an_experiment_whose_challenger_is_gone_is_answered_by_the_champion() ->
     # Both arms get the champion, so neither says anything of the treatment.
     control = decide(decider(), models=alone, experiment=experiment(0.0), user_id="ann")
     assert (made.row["treatment_share"], control.row["treatment_share"]) == (None, None)
+    assert (made.row["arms"], control.row["arms"]) == (None, None)
     # And that it had no features is a fact of its own.
     blind = decide(decider(), models=alone, experiment=experiment(1.0), user_id="ann", features=None)
     assert (blind.row["status"], blind.row["fallback"]) == ("degraded", "absent")
@@ -176,6 +179,7 @@ def test_the_champion_answers_for_a_candidate_that_fails(failure: str) -> None:
     assert (made.row["fallback"], made.row["model_version"], made.row["variant"]) == ("failed", "1.0.0", "treatment")
     assert made.failure is not None
     assert "2.0.0" in made.failure
+    assert made.row["arms"]["versions"]["treatment"] == "2.0.0"
     only = ServedModels({("execution", "champion"): computing(broken, "1.0.0")})
     with pytest.raises((RuntimeError, ArithmeticError)):
         decide(decider(), models=only)

@@ -339,6 +339,22 @@ def test_a_journal_that_is_read_twice_changes_nothing(engine: Engine) -> None:
     assert len(stored(engine)) == 3
 
 
+def test_a_journal_of_before_an_upgrade_is_read_with_the_new_one(engine: Engine) -> None:
+    """Rows of both in one insert are refused, or lose the columns that the first does not have."""
+    from mlops_assets.serving.prediction_rows import insert_entries
+
+    old, new = row(1), row(2, arms={"versions": {"control": "1.0.0"}, "shares": {}})
+    del old["arms"]
+    lines = [encode_entry(PREDICTION, one) for one in (old, new)]
+    with transaction(engine) as session:
+        insert_entries(session, [decode_entry(line) for line in lines])
+    with read_transaction(engine) as session:
+        assert [session.get_one(PredictionRecord, one["prediction_id"]).arms for one in (old, new)] == [
+            None,
+            new["arms"],
+        ]
+
+
 @pytest.mark.parametrize(
     "line", ["", "{}", "[]", '["prediction"]', '["other", {"event_time": "2026-01-01T00:00:00+00:00"}]', "null\n"]
 )

@@ -1,4 +1,4 @@
-"""Evidence that is kept with its look; an index over an experiment's decisions by time."""
+"""Arms at every decision; versions and evidence that are kept with their look; an index over an experiment's decisions by time."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add `experiment_look.evidence`; every query asks for an experiment's decisions by time, none by variant."""
+    """Add `prediction.arms`, `experiment_look.versions` and `.evidence`.
+
+    Every query asks for an experiment's decisions by time, none by variant.
+    """
+    op.add_column("prediction", sa.Column("arms", sa.JSON(), nullable=True))
+    op.add_column("experiment_look", sa.Column("versions", sa.JSON(), nullable=True))
     op.add_column("experiment_look", sa.Column("evidence", sa.JSON(), nullable=True))
     op.drop_index("ix_prediction_experiment_variant", "prediction")
     op.create_index("ix_prediction_experiment_event_time", "prediction", ["experiment", "event_time"])
@@ -21,3 +26,5 @@ def downgrade() -> None:
     op.drop_index("ix_prediction_experiment_event_time", "prediction")
     op.create_index("ix_prediction_experiment_variant", "prediction", ["experiment", "variant"])
     op.drop_column("experiment_look", "evidence")
+    op.drop_column("experiment_look", "versions")
+    op.drop_column("prediction", "arms")
