@@ -3,13 +3,17 @@
 Only the anytime-valid evidence decides. Harm on any metric beyond its limit, by the mean of their e-values, is a
 rollback; evidence that the primary metric keeps its limit (and, where the design wants it, that the treatment is
 better) is a promotion; everything else goes on, and ends undecided with the control. A broken split comes before all.
+
+Several treatments share the error rates: harm, and what is proven for a promotion, are each held to `alpha` over all of them
+by Holm's step-down on 1 / e, which is a p-value at any look: with two, the stronger evidence has to reach 2 / alpha, and then
+the other 1 / alpha. The split's error rate is divided among them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,21 +21,23 @@ from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.experiments.bayes import BayesianComparison, Posterior
 from mlops_assets.experiments.bayes import compare_rates as compare_posteriors
 from mlops_assets.experiments.evidence import ArmEvidence, History, MetricEvidence, replay
-from mlops_assets.experiments.frequentist import MeanComparison, Moments, compare_moments, required_sample_size
+from mlops_assets.experiments.frequentist import MeanComparison, Moments, compare_moments, holm, required_sample_size
 from mlops_assets.experiments.srm import SplitCheck, check_split
 from mlops_assets.experiments.units import Look
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit
 
 Verdict = Literal["promote", "rollback", "keep_control", "continue", "broken_split"]
+# What has to be done first.
+_URGENCY: tuple[Verdict, ...] = ("broken_split", "rollback", "promote", "continue", "keep_control")
 
 
 @dataclass(frozen=True)
 class MetricAnalysis:
     """One metric: users and means of both arms, evidence of harm beyond the limit, of its being kept, of better.
 
-    `log_e_*` are natural logarithms of e-values; `*_over_time` has one for each look. `bayes` is None where outcomes
-    are not all 0 or 1.
+    `p_adjusted` is the p-value of `means`, by Holm over all treatments of the experiment. `log_e_*` are natural
+    logarithms of e-values; `*_over_time` has one for each look. `bayes` is None where outcomes are not all 0 or 1.
     """
 
     name: str
@@ -39,6 +45,7 @@ class MetricAnalysis:
     control_users: int
     treatment_users: int
     means: MeanComparison | None
+    p_adjusted: float | None
     bayes: BayesianComparison | None
     log_e_harm: float
     log_e_kept: float
@@ -48,13 +55,11 @@ class MetricAnalysis:
 
 
 @dataclass(frozen=True)
-class ExperimentAnalysis:
-    """What an experiment says at its newest look. `reasons` are sentences; `log_e_harm` is over all metrics."""
+class ArmAnalysis:
+    """What an experiment says of one treatment. `reasons` are sentences; `log_e_harm` is over all metrics."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    looks: int
-    cutoff: datetime | None
     control_users: int
     treatment_users: int
     split: SplitCheck
@@ -62,29 +67,71 @@ class ExperimentAnalysis:
     metrics: Mapping[str, MetricAnalysis]
 
 
+@dataclass(frozen=True)
+class ExperimentAnalysis:
+    """What an experiment says at its newest look: its verdict is that of the treatment `arm`, the most urgent of all."""
+
+    verdict: Verdict
+    arm: str
+    reasons: tuple[str, ...]
+    looks: int
+    cutoff: datetime | None
+    arms: Mapping[str, ArmAnalysis]
+
+    @property
+    def deciding(self) -> ArmAnalysis:
+        """The analysis of the treatment that the verdict is on."""
+        return self.arms[self.arm]
+
+
 def analyse(looks: Sequence[Look], design: AbTestDesign, *, started: datetime) -> ExperimentAnalysis:
     """Judge an experiment by all of its looks; the same looks give the same answer."""
     return judge(replay(looks, design), design, started=started)
 
 
-def judge(history: History, design: AbTestDesign, *, started: datetime) -> ExperimentAnalysis:
-    """Judge an experiment by what its looks have found."""
-    arm = history.arms.get(TREATMENT, ArmEvidence.begin(design))
-    metrics: dict[str, MetricAnalysis] = {
-        name: _metric(name, limit, history, TREATMENT) for name, limit in design.limits.items()
+def judge(
+    history: History,
+    design: AbTestDesign,
+    *,
+    started: datetime,
+    arms: Sequence[str] = (),
+    without_users: Collection[str] = (),
+) -> ExperimentAnalysis:
+    """Judge an experiment by what its looks have found.
+
+    Args:
+        history: of its looks.
+        design: of its first look.
+        started: when its first decision was taken.
+        arms: its treatments; by default those that have users.
+        without_users: those that were taken out, whose verdict is nothing to act on any more.
+    """
+    names = tuple(arms) or tuple(history.arms) or (TREATMENT,)
+    found = {arm: history.arms.get(arm, ArmEvidence.begin(design)) for arm in names}
+    metrics = _metrics(history, found, design)
+    log_e_harm = {
+        arm: float(np.logaddexp.reduce([one.log_e_harm for one in of_arm.values()]) - np.log(len(of_arm)))
+        for arm, of_arm in metrics.items()
     }
-    log_e_harm = float(np.logaddexp.reduce([one.log_e_harm for one in metrics.values()]) - np.log(len(metrics)))
-    split = check_split(arm.assigned, alpha=design.split_alpha)
-    verdict, reasons = _judge(
-        design,
-        split,
-        metrics,
-        log_e_harm,
-        arm.users,
-        over=history.cutoff is not None and history.cutoff - started >= timedelta(days=design.max_days),
+    primary = {arm: of_arm[design.primary_metric] for arm, of_arm in metrics.items()}
+    proven = _Proven(
+        harm=_proven(log_e_harm, design.alpha),
+        kept=_proven({arm: one.log_e_kept for arm, one in primary.items()}, design.alpha),
+        better=_proven({arm: one.log_e_better for arm, one in primary.items()}, design.alpha),
     )
+    over = history.cutoff is not None and history.cutoff - started >= timedelta(days=design.max_days)
+    judged = {}
+    for arm, evidence in found.items():
+        split = check_split(evidence.assigned, alpha=design.split_alpha / len(names))
+        verdict, reasons = _judge(design, arm, split, metrics[arm], log_e_harm[arm], evidence.users, proven, over=over)
+        judged[arm] = ArmAnalysis(verdict, reasons, *evidence.users, split, log_e_harm[arm], metrics[arm])
+    deciding = _deciding({arm: one for arm, one in judged.items() if arm not in without_users} or judged, design)
+    reasons = judged[deciding].reasons
+    if len(judged) > 1:
+        others = (f"{arm}: {one.verdict.replace('_', ' ')}" for arm, one in judged.items() if arm != deciding)
+        reasons = (f"{deciding}: {reasons[0]}", *reasons[1:], *others)
     return ExperimentAnalysis(
-        verdict, reasons, len(history.over_time), history.cutoff, *arm.users, split, log_e_harm, metrics
+        judged[deciding].verdict, deciding, reasons, len(history.over_time), history.cutoff, judged
     )
 
 
@@ -106,23 +153,54 @@ def planned_users(design: AbTestDesign, baseline: float) -> tuple[int, int]:
     return math.ceil(more * found[0]), math.ceil(more * found[1])
 
 
+class _Proven(NamedTuple):
+    """Treatments that are proven to harm, and those whose primary metric is proven to keep its limit, or to be better."""
+
+    harm: frozenset[str]
+    kept: frozenset[str]
+    better: frozenset[str]
+
+
+def _proven(log_e: Mapping[str, float], alpha: float) -> frozenset[str]:
+    """Treatments whose evidence stands when all are asked, by Holm: at most `alpha` of one wrong, ever."""
+    found: set[str] = set()
+    for arm in sorted(log_e, key=lambda one: -log_e[one]):
+        if log_e[arm] < math.log(len(log_e) - len(found)) - math.log(alpha):
+            break
+        found.add(arm)
+    return frozenset(found)
+
+
+def _deciding(judged: Mapping[str, ArmAnalysis], design: AbTestDesign) -> str:
+    """The treatment with the most urgent verdict; of several to promote, the best by its primary metric."""
+
+    def urgency(arm: str) -> tuple[int, float]:
+        one = judged[arm]
+        means = one.metrics[design.primary_metric].means
+        tie = -one.log_e_harm if one.verdict != "promote" or means is None else means.difference
+        return _URGENCY.index(one.verdict), tie
+
+    return min(judged, key=urgency)
+
+
 def _judge(
     design: AbTestDesign,
+    arm: str,
     split: SplitCheck,
     metrics: Mapping[str, MetricAnalysis],
     log_e_harm: float,
     users: tuple[int, int],
+    proven: _Proven,
     *,
     over: bool,
 ) -> tuple[Verdict, tuple[str, ...]]:
-    needed = -np.log(design.alpha)
     if split.alarm:
         leak = (
             f"{split.treatment:,} users came into the treatment where {split.expected_treatment:,.0f} were due: the "
             f"{split.leaks} loses users on the way, so nothing here can be compared; repair the router first"
         )
         return "broken_split", (leak,)
-    if log_e_harm >= needed:
+    if arm in proven.harm:
         worst = max(metrics.values(), key=lambda one: one.log_e_harm)
         return "rollback", (f"{_words(worst)}: worse than allowed ({_allowed(worst.limit)})", _evidence(log_e_harm))
     if min(users) < design.min_samples_per_arm:
@@ -131,15 +209,15 @@ def _judge(
             f"{users[0]:,} and {users[1]:,} users of control and treatment; each needs {design.min_samples_per_arm:,}",
         )
     primary = metrics[design.primary_metric]
-    wanted = [("keeps its limit", primary.log_e_kept)]
+    wanted = [("keeps its limit", primary.log_e_kept, arm in proven.kept)]
     if design.must_be_better:
-        wanted.append(("is better", primary.log_e_better))
-    lacking = [f"no proof yet that the treatment {what}" for what, log_e in wanted if log_e < needed]
+        wanted.append(("is better", primary.log_e_better, arm in proven.better))
+    lacking = [f"no proof yet that the treatment {what}" for what, _, known in wanted if not known]
     if lacking:
-        return _open(over, f"{_words(primary)}: {' and '.join(lacking)} ({_evidence(min(e for _, e in wanted))})")
+        return _open(over, f"{_words(primary)}: {' and '.join(lacking)} ({_evidence(min(e for _, e, _ in wanted))})")
     return "promote", (
-        f"{_words(primary)}: the treatment {' and '.join(what for what, _ in wanted)} ({_allowed(primary.limit)})",
-        _evidence(min(log_e for _, log_e in wanted)),
+        f"{_words(primary)}: the treatment {' and '.join(what for what, _, _ in wanted)} ({_allowed(primary.limit)})",
+        _evidence(min(log_e for _, log_e, _ in wanted)),
     )
 
 
@@ -164,8 +242,25 @@ def _evidence(log_e: float) -> str:
     return f"evidence {np.exp(min(log_e, 700.0)):,.3g} to 1"
 
 
-def _metric(name: str, limit: MetricLimit, history: History, arm: str) -> MetricAnalysis:
-    found = history.arms[arm].metrics[name] if arm in history.arms else MetricEvidence.begin(limit)
+def _metrics(
+    history: History, found: Mapping[str, ArmEvidence], design: AbTestDesign
+) -> dict[str, dict[str, MetricAnalysis]]:
+    metrics: dict[str, dict[str, MetricAnalysis]] = {
+        arm: {name: _metric(name, limit, of_arm.metrics[name], history, arm) for name, limit in design.limits.items()}
+        for arm, of_arm in found.items()
+    }
+    for name in design.limits:
+        p_values = {
+            arm: means.p_value
+            for arm, of_arm in metrics.items()
+            if (means := of_arm[name].means) is not None and means.p_value is not None
+        }
+        for arm, adjusted in zip(p_values, holm(list(p_values.values())), strict=True):
+            metrics[arm][name] = replace(metrics[arm][name], p_adjusted=adjusted)
+    return metrics
+
+
+def _metric(name: str, limit: MetricLimit, found: MetricEvidence, history: History, arm: str) -> MetricAnalysis:
     harm_over_time, kept_over_time = history.over_looks(arm, name)
     observed = min(found.control.users, found.treatment.users) > 0
     return MetricAnalysis(
@@ -174,6 +269,7 @@ def _metric(name: str, limit: MetricLimit, history: History, arm: str) -> Metric
         control_users=found.control.users,
         treatment_users=found.treatment.users,
         means=compare_moments(found.control, found.treatment) if observed else None,
+        p_adjusted=None,
         bayes=_posteriors(found.control, found.treatment) if observed and found.yes_or_no else None,
         log_e_harm=found.harm.log_e,
         log_e_kept=found.kept.log_e,

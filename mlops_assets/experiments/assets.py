@@ -44,8 +44,9 @@ def ab_test_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.
         facts = {
             "experiment": newest.name,
             "verdict": analysis.verdict,
-            "control_users": analysis.control_users,
-            "treatment_users": analysis.treatment_users,
+            "arm": analysis.arm,
+            "control_users": analysis.deciding.control_users,
+            "treatment_users": analysis.deciding.treatment_users,
             "looks": analysis.looks,
         }
         return Outcome(

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from mlops_assets.experiments.experiments import (
     TREATMENT_ALIASES,
     Experiment,
+    Treatment,
     all_experiments,
     change_experiment,
     create_experiment,
@@ -23,7 +24,7 @@ from mlops_assets.experiments.segments import parse_segment
 from mlops_assets.foundation.agents import AGENTS, agent_spec
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, upgrade
-from mlops_assets.foundation.errors import MlopsError
+from mlops_assets.foundation.errors import InputError, MlopsError
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
 
@@ -53,10 +54,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mlops_assets.experiments.commands", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    create = commands.add_parser("create", help="send a share of an agent's users to the challenger")
+    create = commands.add_parser(
+        "create", help="send a share of an agent's users to the challenger, or to two versions"
+    )
     create.add_argument("--agent", required=True, choices=list(AGENTS))
     create.add_argument(
-        "--alias", default=TREATMENT_ALIASES[0], choices=TREATMENT_ALIASES, help="registry alias of the treatment"
+        "--alias",
+        choices=TREATMENT_ALIASES,
+        help=f"registry alias of the one treatment, beside --share; {TREATMENT_ALIASES[0]} unless it is said",
     )
     create.add_argument(
         "--only",
@@ -66,10 +71,20 @@ def _parser() -> argparse.ArgumentParser:
         help="whom it is for: browser=chromium,firefox or ui_complexity_score=0.2..0.8; several are all needed",
     )
     create.set_defaults(run=_create)
-    share = commands.add_parser("share", help="change the treatment's share; a ramp only adds users")
+    share = commands.add_parser(
+        "share", help="change shares; a ramp only adds users, and moves none to another treatment"
+    )
     share.set_defaults(run=_share)
     for command in (create, share):
-        command.add_argument("--share", required=True, type=float, help="0 to 1, such as 0.05")
+        split = command.add_mutually_exclusive_group(required=True)
+        split.add_argument("--share", type=float, help="of the one treatment, 0 to 1, such as 0.05")
+        split.add_argument(
+            "--treatment",
+            action="append",
+            default=[],
+            metavar="ALIAS=SHARE",
+            help="such as challenger=0.1; once for each treatment, each an arm of its own",
+        )
     for name, help_text in (
         ("pause", "give everybody the champion for a while"),
         ("resume", "go on with the same users"),
@@ -85,8 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     nginx = commands.add_parser("nginx", help="write the split for nginx, where each version has servers of its own")
     nginx.add_argument("name")
-    for arm in ("control", "treatment"):
-        nginx.add_argument(f"--{arm}", required=True, metavar="HOST:PORT=VERSION", help="such as 10.0.0.7:8000=2.1.0")
+    nginx.add_argument("--control", required=True, metavar="HOST:PORT=VERSION", help="such as 10.0.0.7:8000=2.1.0")
+    nginx.add_argument(
+        "--treatment",
+        required=True,
+        action="append",
+        metavar="[ALIAS=]HOST:PORT=VERSION",
+        help="once for each treatment, with its alias where there are several",
+    )
     nginx.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT")
     nginx.add_argument("--folder", required=True, type=Path)
     nginx.set_defaults(run=_nginx)
@@ -121,10 +142,30 @@ def _plan(arguments: argparse.Namespace, _engine: Engine) -> list[str]:
 
 
 def _nginx(arguments: argparse.Namespace, engine: Engine) -> list[str]:
-    control, treatment = (Arm(*one.rpartition("=")[::2]) for one in (arguments.control, arguments.treatment))
     experiment = experiment_named(engine, arguments.name)
-    files = write_nginx(experiment, control, treatment, listen=arguments.listen, folder=arguments.folder)
+    treatments = _addresses(experiment, arguments.treatment)
+    files = write_nginx(
+        experiment, _arm(arguments.control), *treatments, listen=arguments.listen, folder=arguments.folder
+    )
     return [f"{_line(experiment)}: {files[0]}, {files[1]}", "then: nginx -t && nginx -s reload"]
+
+
+def _arm(text: str) -> Arm:
+    return Arm(*text.rpartition("=")[::2])
+
+
+def _addresses(experiment: Experiment, texts: Sequence[str]) -> list[Arm]:
+    """Servers of the treatments, in the experiment's order."""
+    if not experiment.more:
+        return [_arm(text) for text in texts]
+    by_alias = {text.partition("=")[0]: _arm(text.partition("=")[2]) for text in texts}
+    aliases = list(experiment.treatments)
+    if len(texts) != len(aliases) or set(by_alias) != set(aliases):
+        raise InputError(
+            f"experiment {experiment.name!r} has the treatments {' and '.join(aliases)}; give --treatment "
+            f"{aliases[0]}=HOST:PORT=VERSION, and so for each"
+        )
+    return [by_alias[alias] for alias in aliases]
 
 
 def _report(arguments: argparse.Namespace, engine: Engine) -> list[str]:
@@ -144,12 +185,17 @@ def _report(arguments: argparse.Namespace, engine: Engine) -> list[str]:
 
 
 def _create(arguments: argparse.Namespace, engine: Engine) -> list[str]:
+    treatments = [Treatment(alias, share) for alias, share in _shares(arguments.treatment)]
+    if treatments and arguments.alias is not None:
+        raise InputError(f"--alias {arguments.alias} is for --share; write --treatment {arguments.alias}=SHARE")
+    first, *more = treatments or [Treatment(arguments.alias or TREATMENT_ALIASES[0], arguments.share)]
     made = create_experiment(
         engine,
         arguments.name,
         arguments.agent,
-        treatment_share=arguments.share,
-        treatment_alias=arguments.alias,
+        treatment_share=first.share,
+        treatment_alias=first.alias,
+        more=more,
         segment=parse_segment(arguments.only, agent_spec(arguments.agent)),
         user=arguments.user,
         now=SystemClock().now(),
@@ -158,9 +204,26 @@ def _create(arguments: argparse.Namespace, engine: Engine) -> list[str]:
 
 
 def _share(arguments: argparse.Namespace, engine: Engine) -> list[str]:
-    now = SystemClock().now()
-    changed = change_experiment(engine, arguments.name, user=arguments.user, now=now, treatment_share=arguments.share)
+    changed = change_experiment(
+        engine,
+        arguments.name,
+        user=arguments.user,
+        now=SystemClock().now(),
+        treatment_share=arguments.share,
+        shares=dict(_shares(arguments.treatment)),
+    )
     return [_line(changed)]
+
+
+def _shares(texts: Sequence[str]) -> list[tuple[str, float]]:
+    found = []
+    for text in texts:
+        alias, _, share = text.partition("=")
+        try:
+            found.append((alias, float(share)))
+        except ValueError:
+            raise InputError(f"the treatment {text!r} is none; write ALIAS=SHARE, such as challenger=0.1") from None
+    return found
 
 
 def _change(arguments: argparse.Namespace, engine: Engine) -> list[str]:
@@ -169,7 +232,10 @@ def _change(arguments: argparse.Namespace, engine: Engine) -> list[str]:
 
 
 def _line(one: Experiment) -> str:
-    return f"{one.name}: {one.status}, {one.treatment_share:.1%} of {one.agent}'s users to {one.treatment_alias}"
+    shares = ", ".join(
+        f"{treated.share:.1%} of {one.agent}'s users to {treated.alias}" for treated in one.treatments.values()
+    )
+    return f"{one.name}: {one.status}, {shares}"
 
 
 if __name__ == "__main__":

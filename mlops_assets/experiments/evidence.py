@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, select, update
 
-from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.experiments.batches import batches
 from mlops_assets.experiments.frequentist import Moments
 from mlops_assets.experiments.sequential import Evidence, Limit
@@ -193,8 +192,13 @@ def kept_history(engine: Engine, experiment: str, design: AbTestDesign) -> Histo
 
 
 def _after(arms: ArmsEvidence, look: Look, design: AbTestDesign) -> ArmsEvidence:
-    before = arms.get(TREATMENT) or ArmEvidence.begin(design)
-    return {TREATMENT: before.after(look.units)}
+    names = dict.fromkeys([*arms, *(arm for unit in look.units for arm in unit.arms)])
+    return {
+        name: (arms.get(name) or ArmEvidence.begin(design)).after(
+            [one.of(name) for one in look.units if name in one.arms]
+        )
+        for name in names
+    }
 
 
 def _log_e(arms: ArmsEvidence) -> LogE:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlops_assets.experiments.assignment import CONTROL, TREATMENT
+from mlops_assets.experiments.assignment import CONTROL, intervals
 from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.experiments.segments import EVERYBODY
 from mlops_assets.foundation.errors import InputError
@@ -23,7 +23,6 @@ import crypto from 'crypto';
 
 const NAME = {name};
 const SALT = {salt};
-const SHARE = {share};
 
 // The first 53 bits of sha256(salt, NUL, user), as a number of [0, 1).
 function fraction(user) {{
@@ -34,7 +33,12 @@ function fraction(user) {{
 
 function arm(request) {{
     const user = request.headersIn['X-User-Id'];
-    return user && fraction(user) < SHARE ? '{treatment}' : '{control}';
+    if (!user) {{
+        return '{control}';
+    }}
+    const place = fraction(user);
+{treatments}
+    return '{control}';
 }}
 
 function name() {{
@@ -50,19 +54,9 @@ js_import experiment from {script};
 js_set $experiment_arm experiment.arm;
 js_set $experiment_name experiment.name;
 
-upstream decisions_{control} {{
-    server {control_address};
-    keepalive 64;
-}}
-
-upstream decisions_{treatment} {{
-    server {treatment_address};
-    keepalive 64;
-}}
-
+{upstreams}
 map $experiment_arm $experiment_version {{
-    {control} {control_version};
-    {treatment} {treatment_version};
+{versions}
 }}
 
 log_format experiment escape=json '{{"time":"$time_iso8601","experiment":"$experiment_name","arm":"$experiment_arm",'
@@ -80,6 +74,15 @@ server {{
         add_header X-Model-Version $experiment_version always;
         add_header X-Experiment-Arm $experiment_arm always;
     }}
+}}
+"""
+# Spelled out, since njs is not all of JavaScript: it cannot take a list apart.
+_TREATMENT = """    if ({low!r} <= place && place < {high!r}) {{
+        return '{name}';
+    }}"""
+_UPSTREAM = """upstream decisions_{name} {{
+    server {address};
+    keepalive 64;
 }}
 """
 
@@ -104,15 +107,14 @@ class Arm:
             raise InputError(f"{self.version!r} is no semantic version; write such as 2.1.0")
 
 
-def write_nginx(
-    experiment: Experiment, control: Arm, treatment: Arm, *, listen: str, folder: Path
-) -> tuple[Path, Path]:
+def write_nginx(experiment: Experiment, control: Arm, *treatments: Arm, listen: str, folder: Path) -> tuple[Path, Path]:
     """Write script and configuration of an experiment's present split; the same split gives the same files.
 
-    A paused or stopped experiment sends everybody to the control.
+    `treatments` are in the experiment's order. A paused or stopped experiment sends everybody to the control.
 
     Raises:
-        InputError: the experiment has a segment, which only the server can see, or `listen` is no address.
+        InputError: the experiment has a segment, which only the server can see, or another number of treatments, or
+            `listen` is no address.
         StorageError: the files cannot be written.
     """
     if experiment.segment != EVERYBODY:
@@ -120,29 +122,31 @@ def write_nginx(
             f"experiment {experiment.name!r} is for some requests only, by their content, which a proxy does not read; "
             "let the server split it (aliases champion and challenger), or create it without --only"
         )
+    names = list(experiment.shares)
+    if len(treatments) != len(names):
+        raise InputError(
+            f"{len(treatments)} addresses for the treatments of experiment {experiment.name!r}, which are "
+            f"{' and '.join(names)}; give one for each"
+        )
     Arm(listen, "0.0.0")
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    running = experiment.status == "running"
+    places = intervals(experiment.shares) if experiment.status == "running" else {}
+    arms = {CONTROL: control, **dict(zip(names, treatments, strict=True))}
     files = folder / SCRIPT, folder / CONFIGURATION
     script = _SCRIPT.format(
         name=json.dumps(experiment.name),
         salt=json.dumps(experiment.salt),
-        share=repr(experiment.treatment_share if running else 0.0),
+        treatments="\n".join(_TREATMENT.format(name=name, low=low, high=high) for name, (low, high) in places.items()),
         control=CONTROL,
-        treatment=TREATMENT,
     )
     configuration = _CONFIGURATION.format(
         folder=_quoted(folder),
         folder_log=_quoted(folder / "ab_test.log"),
         script=SCRIPT,
         listen=listen,
-        control=CONTROL,
-        treatment=TREATMENT,
-        control_address=control.address,
-        treatment_address=treatment.address,
-        control_version=control.version,
-        treatment_version=treatment.version,
+        upstreams="\n".join(_UPSTREAM.format(name=name, address=arm.address) for name, arm in arms.items()),
+        versions="\n".join(f"    {name} {arm.version};" for name, arm in arms.items()),
     )
     for file, text in zip(files, (script, configuration), strict=True):
         with atomic_write(file) as temporary:

@@ -1,7 +1,7 @@
 """The report of one experiment: a look at what has come in, the analysis, its words, its picture, its JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from mlops_assets.experiments.analysis import ExperimentAnalysis, judge
+from mlops_assets.experiments.analysis import ExperimentAnalysis, MetricAnalysis, judge
+from mlops_assets.experiments.assignment import CONTROL, TREATMENT
 from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
@@ -65,7 +66,13 @@ def report_experiment(
     spec = agent_spec(experiment.agent)
     scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
     new_users = take_look(engine, name, design, scale, now=moment)
-    analysis = judge(kept_history(engine, name, design), design, started=first or moment)
+    analysis = judge(
+        kept_history(engine, name, design),
+        design,
+        started=first or moment,
+        arms=list(experiment.shares),
+        without_users=[arm for arm, share in experiment.shares.items() if share == 0.0],
+    )
     versions = served_versions(engine, name)
     files = folder / "report.json", folder / "evidence.png"
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,35 +85,45 @@ def report_experiment(
 def summary(report: ExperimentReport) -> str:
     """Return the decision in words, with the figures that it rests on, as Markdown."""
     analysis = report.analysis
-    users = (
-        f"{analysis.control_users:,} users of the control, {analysis.treatment_users:,} of the treatment, "
-        f"{analysis.looks} {'look' if analysis.looks == 1 else 'looks'}; "
-        f"the traffic split is {'broken' if analysis.split.alarm else 'as it was set'}."
-    )
-    lines = [
-        f"**{analysis.verdict.replace('_', ' ')}**: {'; '.join(analysis.reasons)}.",
-        "",
-        users,
-        "",
-        *(line for words in report.versions.words() for line in (f"{words}.", "")),
-        "| metric (0 is good) | control | treatment | difference, 95 % | P(treatment better) | harm proven | limit kept |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for one in analysis.metrics.values():
+    looks = f"{analysis.looks} {'look' if analysis.looks == 1 else 'looks'}"
+    lines = [f"**{analysis.verdict.replace('_', ' ')}**: {'; '.join(analysis.reasons)}.", ""]
+    lines += [line for words in report.versions.words() for line in (f"{words}.", "")]
+    for arm, one in analysis.arms.items():
+        split = f"{looks}; the traffic split is {'broken' if one.split.alarm else 'as it was set'}."
+        lines += [
+            f"{one.control_users:,} users of the control, {one.treatment_users:,} of the {_named(arm)}, {split}",
+            "",
+            *_table(one.metrics.values(), several=len(analysis.arms) > 1),
+            "",
+        ]
+    return "\n".join(lines[:-1])
+
+
+def _named(arm: str) -> str:
+    return arm if arm == TREATMENT else f"treatment {arm}"
+
+
+def _table(metrics: Iterable[MetricAnalysis], *, several: bool) -> list[str]:
+    holm, rule = (" p, Holm |", "---:|") if several else ("", "")
+    head = "| metric (0 is good) | control | treatment | difference, 95 % | P(treatment better) | harm proven | limit kept |"
+    lines = [f"{head}{holm}", f"|---|---:|---:|---:|---:|---:|---:|{rule}"]
+    for one in metrics:
         if one.means is None:
-            lines.append(f"| {one.name} | – | – | not observed in both arms | – | – | – |")
+            lines.append(f"| {one.name} | – | – | not observed in both arms | – | – | – |{' – |' if several else ''}")
             continue
         interval = "–" if one.means.low is None else f"{one.means.low:+.2%} to {one.means.high:+.2%}"
         better = "–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}"
+        adjusted = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3g}"
         lines.append(
             f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | "
             f"{one.means.difference:+.2%}, {interval} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"
+            f"{f' {adjusted} |' if several else ''}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, title: str) -> None:
-    """Draw evidence over the looks, and the posteriors of metrics whose outcomes are yes or no.
+    """Draw evidence over the looks, and the posteriors of metrics whose outcomes are yes or no; a row for each treatment.
 
     Raises:
         StorageError: the file cannot be written.
@@ -114,37 +131,49 @@ def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, titl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    arms = len(analysis.arms)
+    figure = Figure(figsize=(11, 4.2 * arms), layout="constrained")
     FigureCanvasAgg(figure)
-    over_time, posterior = figure.subplots(1, 2)
-    for number, one in enumerate(analysis.metrics.values()):
+    for (arm, found), (over_time, posterior) in zip(
+        analysis.arms.items(), figure.subplots(arms, 2, squeeze=False), strict=True
+    ):
+        _draw_evidence(over_time, found.metrics.values(), alpha / arms)
+        _draw_posteriors(posterior, found.metrics.values(), arm)
+        if arms > 1:
+            over_time.set_title(arm)
+    figure.suptitle(title)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw_evidence(over_time: Any, metrics: Iterable[MetricAnalysis], alpha: float) -> None:
+    for number, one in enumerate(metrics):
         looks, colour = range(1, len(one.harm_over_time) + 1), f"C{number}"
         harm, kept = ([_log10(e) for e in over] for over in (one.harm_over_time, one.kept_over_time))
         over_time.plot(looks, harm, color=colour, label=f"{one.name}: worse than allowed")
         over_time.plot(looks, kept, color=colour, linestyle="--", label=f"{one.name}: limit kept")
-    over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, label=f"decides at {alpha:.0%}")
+    over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, label=f"decides at {alpha:.3g}")
     over_time.set_xlabel("look")
     over_time.set_ylabel("evidence, powers of ten")
     over_time.legend(fontsize="x-small")
+
+
+def _draw_posteriors(posterior: Any, metrics: Iterable[MetricAnalysis], treatment: str) -> None:
     drawn = False
-    for number, one in enumerate(analysis.metrics.values()):
+    for number, one in enumerate(metrics):
         if one.bayes is None or one.means is None:
             continue
-        for arm, mean, users in (
-            ("control", one.means.control_mean, one.control_users),
-            ("treatment", one.means.treatment_mean, one.treatment_users),
+        for arm, mean, users, line in (
+            (CONTROL, one.means.control_mean, one.control_users, ":"),
+            (treatment, one.means.treatment_mean, one.treatment_users, "-"),
         ):
             rates, density = _density(Posterior.of(round(mean * users), users))
-            line = "-" if arm == "treatment" else ":"
             posterior.plot(rates, density, line, color=f"C{number}", label=f"{one.name}, {arm}")
             drawn = True
     posterior.set_xlabel("rate of users")
     posterior.set_ylabel("posterior density, largest is 1")
     if drawn:
         posterior.legend(fontsize="x-small")
-    figure.suptitle(title)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _density(posterior: Posterior) -> tuple[Any, Any]:
@@ -167,16 +196,16 @@ def _document(
     experiment: Experiment, analysis: ExperimentAnalysis, versions: Versions, moment: datetime
 ) -> Mapping[str, Any]:
     found = asdict(analysis)
-    # JSON has no infinity: evidence that is proof.
-    found["split"]["log_e"] = min(found["split"]["log_e"], 1e308)
-    for one in found["metrics"].values():
-        one["limit"] = one["limit"].model_dump()
+    for arm in found["arms"].values():
+        # JSON has no infinity: evidence that is proof.
+        arm["split"]["log_e"] = min(arm["split"]["log_e"], 1e308)
+        for one in arm["metrics"].values():
+            one["limit"] = one["limit"].model_dump()
     return {
         "experiment": experiment.name,
         "agent": experiment.agent,
         "status": experiment.status,
-        "treatment_alias": experiment.treatment_alias,
-        "treatment_share": experiment.treatment_share,
+        "treatments": {arm: vars(one) for arm, one in experiment.treatments.items()},
         "looked_at": moment,
         "versions": versions.pinned,
         "not_counted": versions.others,

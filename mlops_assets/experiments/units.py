@@ -11,7 +11,7 @@ was found stays what it was, however late outcomes come.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from mlops_assets.experiments.assignment import TREATMENT
+from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.profiles import AbTestDesign
@@ -40,13 +40,30 @@ class MetricScale:
 
 @dataclass(frozen=True)
 class Unit:
-    """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1, traffic share."""
+    """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1, traffic share.
+
+    With several treatments, `variant` is the user's arm, and `draws` are the treatments that this user is an observation of,
+    with their probabilities against the control; `of` gives it as one of a single treatment.
+    """
 
     look: int
     treatment: bool
     share: float
     outcomes: Mapping[str, float]
     treatment_share: float
+    variant: str | None = None
+    draws: Mapping[str, float] | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The treatments that it is an observation of."""
+        return (TREATMENT,) if self.draws is None else tuple(self.draws)
+
+    def of(self, arm: str) -> "Unit":
+        """Return it as an observation of one of its treatments and the control."""
+        if self.draws is None:
+            return self
+        return replace(self, treatment=self.variant == arm, share=self.draws[arm], variant=None, draws=None)
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,16 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
         # The traffic share before the user: it only grows for one who comes back, so this is each user's order of time.
         order = (ExperimentUnit.look, ExperimentUnit.treatment_share, ExperimentUnit.user_hash)
         for one in session.scalars(query.order_by(*order)):
-            found = Unit(one.look, one.treatment, one.share, one.outcomes, one.treatment_share)
+            arms = one.arms or {}
+            found = Unit(
+                one.look,
+                one.treatment,
+                one.share,
+                one.outcomes,
+                one.treatment_share,
+                arms.get("variant"),
+                arms.get("draws"),
+            )
             units.setdefault(one.look, []).append(found)
     return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
 
@@ -173,26 +199,28 @@ def _units(
     number: int,
 ) -> Iterator[dict[str, Any]]:
     known = _known(session, experiment, list(dict.fromkeys(found["user_hash"])))
-    for user, share, treated, outcomes in _first_windows(found, cutoff, window, scale):
-        earlier = known.setdefault(user, {})
-        drawn = _drawn_share(earlier, share)
-        earlier[share] = treated
-        if drawn is not None:
+    for user, variant, shares, outcomes in _first_windows(found, cutoff, window, scale):
+        earlier = known.setdefault(user, _Earlier())
+        possible = {} if earlier.treated else chances(shares, earlier.shares)
+        draws = {arm: chance for arm, chance in possible.items() if variant in {CONTROL, arm}}
+        earlier.was_in(variant, shares)
+        if draws:
             yield {
                 "experiment": experiment,
                 "user_hash": user,
-                "treatment_share": share,
+                "treatment_share": sum(earlier.shares.values()),
                 "look": number,
-                "treatment": treated,
-                "share": drawn,
+                "treatment": variant != CONTROL,
+                "share": max(draws.values()),
                 "outcomes": outcomes,
+                "arms": None if TREATMENT in shares else {"variant": variant, "shares": shares, "draws": draws},
             }
 
 
 def _first_windows(
     found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
-) -> Iterator[tuple[str, float, bool, dict[str, float]]]:
-    """(user, traffic share, treated, metrics) of the windows that began up to the cutoff, in the order of their begin.
+) -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
+    """(user, arm, traffic shares, metrics) of the windows that began up to the cutoff, in the order of their begin.
 
     A metric without an observation is left out, not zero.
     """
@@ -211,28 +239,35 @@ def _first_windows(
     )
     groups = [rows["user_hash"], rows["treatment_share"]]
     means = observed.groupby(groups, sort=False).mean()
-    variants = rows.groupby(groups, sort=False)["variant"].first()
-    for (user, share), variant, values in zip(means.index, variants, means.to_dict("records"), strict=True):
+    firsts = rows.groupby(groups, sort=False)[["variant", "arms"]].first()
+    for (user, share), variant, arms, values in zip(
+        means.index, firsts["variant"], firsts["arms"], means.to_dict("records"), strict=True
+    ):
         metrics = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
-        yield str(user), float(share), bool(variant == TREATMENT), metrics
+        shares = arms["shares"] if isinstance(arms, dict) else {TREATMENT: float(share)}
+        yield str(user), str(variant), shares, metrics
 
 
-def _drawn_share(earlier: Mapping[float, bool], share: float) -> float | None:
-    """Probability of the treatment at `share` for a user with these arms before; None where it is no chance any more."""
-    if share in earlier:
-        return None
-    if any(earlier.values()):
-        return None
-    before = max(earlier, default=0.0)
-    return (share - before) / (1.0 - before) if share > before else None
+@dataclass
+class _Earlier:
+    """A user's arms before: whether one was a treatment, and the largest shares at which there was an observation."""
+
+    treated: bool = False
+    shares: dict[str, float] = field(default_factory=dict)
+
+    def was_in(self, variant: str, shares: Mapping[str, float]) -> None:
+        self.treated = self.treated or variant != CONTROL
+        self.shares = {arm: max(share, self.shares.get(arm, 0.0)) for arm, share in shares.items()}
 
 
-def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str, dict[float, bool]]:
-    known: dict[str, dict[float, bool]] = {}
+def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str, _Earlier]:
+    unit = ExperimentUnit
+    known: dict[str, _Earlier] = {}
     for begin in range(0, len(users), _KEYS_A_QUERY):
-        query = select(ExperimentUnit.user_hash, ExperimentUnit.treatment_share, ExperimentUnit.treatment).where(
-            ExperimentUnit.experiment == experiment, ExperimentUnit.user_hash.in_(users[begin : begin + _KEYS_A_QUERY])
+        query = select(unit.user_hash, unit.treatment_share, unit.treatment, unit.arms).where(
+            unit.experiment == experiment, unit.user_hash.in_(users[begin : begin + _KEYS_A_QUERY])
         )
-        for user, share, treated in session.execute(query):
-            known.setdefault(user, {})[share] = treated
+        for user, share, treated, arms in session.execute(query):
+            shares, variant = ({TREATMENT: share}, TREATMENT) if arms is None else (arms["shares"], arms["variant"])
+            known.setdefault(user, _Earlier()).was_in(variant if treated else CONTROL, shares)
     return known

@@ -366,6 +366,8 @@ class ExperimentRecord(Base):
     salt: Mapped[str] = mapped_column(String(64))
     treatment_alias: Mapped[str] = mapped_column(String(64))
     treatment_share: Mapped[float]
+    # `treatments` beside the first, alias and share of each; NULL: none.
+    more_treatments: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # NULL: everybody.
     segment: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(16))
@@ -447,7 +449,9 @@ class ExperimentUnit(Base):
     """One user's first window at one traffic share, as it was known at the look; never changed.
 
     `share` is the probability with which this user got the treatment, given what was known of him before. `outcomes`:
-    metric to a mean in 0..1, only of what was observed.
+    metric to a mean in 0..1, only of what was observed. `arms`, where there are several treatments: the user's `variant`,
+    the `shares` then, and the `draws`, treatment to its probability against the control; `treatment_share` is then the sum
+    of the largest shares up to there.
     """
 
     __tablename__ = "experiment_unit"
@@ -460,6 +464,7 @@ class ExperimentUnit(Base):
     treatment: Mapped[bool]
     share: Mapped[float]
     outcomes: Mapped[dict[str, Any]]
+    arms: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class ShadowPredictionRecord(Base):

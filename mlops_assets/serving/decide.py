@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.experiments.assignment import CONTROL, TREATMENT
+from mlops_assets.experiments.assignment import CONTROL
 from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.experiments.segments import EVERYBODY
 from mlops_assets.features.vector import column_name
@@ -123,15 +123,16 @@ class Decider:
             and (experiment.segment is EVERYBODY or experiment.segment.has(vars(request), vars(request.context)))
         )
         variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
-        # Without the treatment's model both arms get the champion: such decisions say nothing of it.
-        compared = experiment is not None and models.get(spec.name, experiment.treatment_alias) is not None
+        # Without a treatment's model both arms get the champion: such decisions say nothing of it.
+        compared = experiment is not None and _compared(models, experiment)
         alias, model = CHAMPION, champion
         fallback: Fallback | None = None
         failure = None
-        if variant == TREATMENT and experiment is not None:
-            treatment = models.get(spec.name, experiment.treatment_alias)
+        if variant != CONTROL and experiment is not None:
+            wanted = experiment.treatments[variant].alias
+            treatment = models.get(spec.name, wanted)
             if treatment is not None:
-                alias, model = experiment.treatment_alias, treatment
+                alias, model = wanted, treatment
             else:
                 # In the treatment's arm, but not by its model: analyses have to tell these apart.
                 fallback = "absent"
@@ -165,7 +166,7 @@ class Decider:
             "model_alias": alias,
             "experiment": experiment.name if counted and experiment else None,
             "variant": variant,
-            "treatment_share": experiment.treatment_share if counted and compared and experiment else None,
+            "treatment_share": sum(experiment.shares.values()) if counted and compared and experiment else None,
             "arms": _arms(models, champion, experiment) if counted and compared and experiment else None,
             "user_hash": None if request.user_id is None else self._pseudonym(request.user_id),
             "state": vector.tobytes(),
@@ -218,8 +219,16 @@ class Decider:
         return chosen, propensity, chosen != greedy
 
 
+def _compared(models: ServedModels, experiment: Experiment) -> bool:
+    """Whether a treatment is there, and each that has users."""
+    there = {one: models.get(experiment.agent, one.alias) is not None for one in experiment.treatments.values()}
+    return any(there.values()) and all(found or one.share == 0.0 for one, found in there.items())
+
+
 def _arms(models: ServedModels, champion: ServedModel, experiment: Experiment) -> dict[str, Any]:
     """What stood behind each arm at this decision, and at which shares: an alias may move while the experiment runs."""
-    treatment = models.get(experiment.agent, experiment.treatment_alias)
-    found = {CONTROL: champion.semver, **({} if treatment is None else {TREATMENT: treatment.semver})}
-    return {"versions": found, "shares": {TREATMENT: experiment.treatment_share}}
+    served = {
+        arm: models.get(experiment.agent, one.alias) for arm, one in experiment.treatments.items() if one.share > 0.0
+    }
+    versions = {arm: model.semver for arm, model in served.items() if model is not None}
+    return {"versions": {CONTROL: champion.semver, **versions}, "shares": experiment.shares}

@@ -58,6 +58,7 @@ def experiment_status(engine: Engine, experiment: Experiment) -> dict[str, Any]:
         "status": experiment.status,
         "treatment_alias": experiment.treatment_alias,
         "treatment_share": experiment.treatment_share,
+        "treatments": {arm: vars(one) for arm, one in experiment.treatments.items()},
         "created_at": experiment.created_at,
         "variants": {group.variant: _figures(group) for group in groups},
     }

@@ -18,7 +18,7 @@ def serve(
     engine: Engine,
     users: range,
     *,
-    share: float,
+    share: float | Mapping[str, float],
     at: datetime = SERVED_AT,
     seconds_apart: float = 10.0,
     requests: int = 1,
@@ -29,20 +29,23 @@ def serve(
     versions: Mapping[str, str] | None = None,
 ) -> list[bool]:
     """Write the decisions of users, one after another, and say who was treated; `versions` stand behind the arms."""
-    arms = [assign(SALT, f"user-{user}", share) == TREATMENT for user in users]
+    variants = [assign(SALT, f"user-{user}", share) for user in users]
+    shares = share if isinstance(share, Mapping) else {TREATMENT: share}
+    logged = None if versions is None and shares is not share else {"versions": versions or {}, "shares": shares}
 
     def rows() -> Iterator[Base]:
-        for user, treated in zip(users, arms, strict=True):
+        for user, variant in zip(users, variants, strict=True):
+            treated = variant != "control"
             for request in range(requests):
                 prediction = prediction_row(
                     SPEC,
-                    f"{share}-{user}-{request}",
+                    f"{'-'.join(map(str, shares.values()))}-{user}-{request}",
                     event_time=at + timedelta(seconds=seconds_apart * (user - users.start) + request),
                     user_hash=f"user-{user}",
                     experiment=NAME,
-                    variant=TREATMENT if treated else "control",
-                    treatment_share=share,
-                    arms=None if versions is None else {"versions": versions, "shares": {TREATMENT: share}},
+                    variant=variant,
+                    treatment_share=sum(shares.values()),
+                    arms=logged,
                     fallback="failed" if failed(user, treated) else None,
                     latency_ms=500.0 if slow(user, treated) else 2.0,
                 )
@@ -54,4 +57,4 @@ def serve(
                     yield outcome_row(prediction, 0.0, best_action=best)
 
     write(engine, rows())
-    return arms
+    return [variant != "control" for variant in variants]

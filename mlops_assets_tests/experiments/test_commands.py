@@ -30,6 +30,37 @@ def test_a_whole_life(environ: dict[str, str], capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "half: stopped, 20.0% of execution's users to challenger\n"
 
 
+def test_several_treatments_by_their_aliases(
+    environ: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The share of one treatment is given to the other, or servers of one to the other's users."""
+    shares = ["--treatment", "challenger=0.1", "--treatment", "shadow=0.2", "--user", "ann"]
+    assert main(["create", "both", "--agent", "execution", *shares], environ) == DONE
+    assert main(["share", "both", "--treatment", "shadow=0.3", "--user", "ann"], environ) == DONE
+    line = "both: running, 10.0% of execution's users to challenger, 30.0% of execution's users to shadow"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    servers = ["--control", "a:1=1.0.0", "--treatment", "shadow=c:3=1.2.0", "--folder", str(tmp_path)]
+    assert main(["nginx", "both", *servers], environ) == REFUSED
+    assert "the treatments challenger and shadow; give --treatment challenger=" in capsys.readouterr().err
+    assert main(["nginx", "both", *servers, "--treatment", "challenger=b:2=1.1.0"], environ) == DONE
+    written = (tmp_path / "experiment.conf").read_text()
+    assert [written.index(address) for address in ("a:1", "b:2", "c:3")] == sorted(
+        written.index(address) for address in ("a:1", "b:2", "c:3")
+    )
+    assert "upstream decisions_shadow {\n    server c:3;" in written
+    assert main(["report", "both"], environ) == DONE
+    assert "**continue**: challenger: 0 and 0 users" in capsys.readouterr().out
+    for words, message in (
+        (["share", "both", "--share", "0.2"], "say whose share 0.2 is"),
+        (["share", "both", "--treatment", "shadow"], "the treatment 'shadow' is none; write ALIAS=SHARE"),
+        (["create", "x", "--agent", "generation", "--alias", "shadow", *shares[:2]], "write --treatment shadow=SHARE"),
+    ):
+        assert main([*words, "--user", "ann"], environ) == REFUSED
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["create", "x", "--agent", "generation", "--user", "ann"], environ)
+
+
 def test_refusals_have_a_reason_and_an_exit_code(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """A script goes on although nothing was changed."""
     assert main(["share", "absent", "--share", "0.2", "--user", "ann"], environ) == REFUSED
@@ -67,7 +98,7 @@ def test_the_documented_commands_work_in_their_order(environ: dict[str, str]) ->
     text = (Path(__file__).resolve().parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert [line[3] for line in lines] == ["plan", "create", "share", "report", "stop", "nginx"]
+    assert [line[3] for line in lines] == ["plan", "create", "share", "report", "stop", "create", "share", "nginx"]
     for line in lines:
         assert line[:3] == ["python", "-m", "mlops_assets.experiments.commands"]
         assert main(line[3:], environ) == 0, line

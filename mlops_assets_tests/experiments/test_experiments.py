@@ -6,6 +6,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from mlops_assets.experiments.experiments import (
+    Experiment,
+    Treatment,
     all_experiments,
     change_experiment,
     create_experiment,
@@ -107,3 +109,50 @@ def test_two_that_are_created_at_once_are_one(engine: Engine) -> None:
         made = list(pool.map(create, [f"e{i}" for i in range(8)]))
     assert sum(made) == 1
     assert len(unfinished_experiments(engine)) == 1
+
+
+def _both(engine: Engine, challenger: float, shadow: float) -> Experiment:
+    return create_experiment(
+        engine, "both", "execution", treatment_share=challenger, more=[Treatment("shadow", shadow)], user="ann", now=NOW
+    )
+
+
+def test_several_treatments_have_shares_of_their_own(engine: Engine) -> None:
+    """A second candidate waits for the first one's weeks, or its ramp changes the first one's share."""
+    made = _both(engine, 0.1, 0.2)
+    assert made.shares == {"challenger": 0.1, "shadow": 0.2}
+    assert {made.variant(f"u{i}") for i in range(200)} == {"control", "challenger", "shadow"}
+    changed = change_experiment(engine, "both", shares={"shadow": 0.5}, user="ann", now=LATER)
+    assert experiment_named(engine, "both") == changed
+    assert changed.shares == {"challenger": 0.1, "shadow": 0.5}
+    assert change_experiment(engine, "both", shares={"shadow": 0.5}, user="ann", now=LATER) == changed
+    public = changed.public()
+    assert public["treatments"]["shadow"] == {"alias": "shadow", "share": 0.5}
+    assert {"salt", "more"}.isdisjoint(public)
+    assert [details.get("treatments") for _, details in _events(engine)] == [
+        [{"alias": "shadow", "share": 0.2}],
+        [{"alias": "shadow", "share": 0.5}],
+    ]
+
+
+def test_shares_beyond_all_users_and_unknown_treatments_are_refused(sqlite_engine: Engine) -> None:
+    """Two treatments of 60 % leave no control, and one of them has less than was set."""
+    with pytest.raises(InputError, match=r"add up to 1.2 \(challenger 0.6, shadow 0.6\); expected 1 at most"):
+        _both(sqlite_engine, 0.6, 0.6)
+    with pytest.raises(InputError, match=r"share is -0\.1; expected 0 to 1"):
+        _both(sqlite_engine, 0.6, -0.1)
+    with pytest.raises(InputError, match="two treatments have the alias 'shadow'"):
+        create_experiment(
+            sqlite_engine, "twice", "execution", treatment_share=0.1, treatment_alias="shadow",
+            more=[Treatment("shadow", 0.1)], user="ann", now=NOW,
+        )  # fmt: skip
+    assert all_experiments(sqlite_engine) == []
+    # Whose sum is 1 is allowed, however its digits are rounded.
+    made = _both(sqlite_engine, 0.1, 0.9)
+    with pytest.raises(InputError, match=r"add up to 1.1 \(challenger 0.2, shadow 0.9\)"):
+        change_experiment(sqlite_engine, "both", shares={"challenger": 0.2}, user="ann", now=LATER)
+    with pytest.raises(InputError, match=r"the treatments challenger and shadow; say whose share 0\.2 is"):
+        change_experiment(sqlite_engine, "both", treatment_share=0.2, user="ann", now=LATER)
+    with pytest.raises(InputError, match="no treatment 'candidate'; it has challenger, shadow"):
+        change_experiment(sqlite_engine, "both", shares={"candidate": 0.2}, user="ann", now=LATER)
+    assert experiment_named(sqlite_engine, "both") == made

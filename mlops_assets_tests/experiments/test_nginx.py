@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from mlops_assets.experiments.experiments import Experiment
+from mlops_assets.experiments.experiments import Experiment, Treatment
 from mlops_assets.experiments.nginx import Arm, write_nginx
 from mlops_assets.experiments.segments import Segment
 from mlops_assets.foundation.errors import InputError
@@ -59,16 +59,17 @@ def upstream(name: str) -> Starlette:
 
 @dataclass
 class Proxy:
-    """A running nginx over two servers."""
+    """A running nginx over three servers."""
 
     folder: Path
     program: str
-    arms: tuple[Arm, Arm]
+    arms: tuple[Arm, Arm, Arm]
     listen: str
 
     def write(self, experiment: Experiment) -> None:
         """Write the split."""
-        write_nginx(experiment, *self.arms, listen=self.listen, folder=self.folder)
+        used = self.arms[: 1 + len(experiment.shares)]
+        write_nginx(experiment, *used, listen=self.listen, folder=self.folder)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run nginx on the test's configuration."""
@@ -90,8 +91,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "nginx.conf").write_text(FRAME.format(folder=folder, module=MODULE))
     with ExitStack() as stack:
-        addresses = [f"127.0.0.1:{stack.enter_context(served(upstream(name)))}" for name in ("old", "new")]
-        arms = Arm(addresses[0], "1.0.0"), Arm(addresses[1], "1.1.0")
+        addresses = [f"127.0.0.1:{stack.enter_context(served(upstream(name)))}" for name in ("old", "new", "other")]
+        arms = Arm(addresses[0], "1.0.0"), Arm(addresses[1], "1.1.0"), Arm(addresses[2], "1.2.0")
         found = Proxy(folder, program, arms, f"127.0.0.1:{free_port()}")
         found.write(EXPERIMENT)
         checked = found.call("-t")
@@ -184,12 +185,32 @@ def test_a_ramp_is_reloaded_under_load_and_only_adds_users(proxy: Proxy) -> None
     wait_for(lambda: proxy.get("ramp-1").text == "old")
 
 
+@pytest.mark.slow
+def test_several_treatments_have_the_same_users_as_everywhere(proxy: Proxy) -> None:
+    """The proxy knows one treatment, and gives the other's users to the control."""
+    both = replace(EXPERIMENT, treatment_share=0.3, more=(Treatment("shadow", 0.1),))
+    users = [f"user-{i}" if i % 7 else f"üser {i}" for i in range(3_000)]
+    proxy.write(both)
+    assert proxy.call("-s", "reload").returncode == 0
+    other = next(user for user in users if both.variant(user) == "shadow")
+    wait_for(lambda: proxy.get(other).headers["X-Experiment-Arm"] == "shadow")
+    assert (proxy.get(other).text, proxy.get(other).headers["X-Model-Version"]) == ("other", "1.2.0")
+    found = run_async(_arms(proxy, users))
+    assert found == [both.variant(user) for user in users]
+    assert set(found) == {"control", "challenger", "shadow"}
+    proxy.write(EXPERIMENT)
+    assert proxy.call("-s", "reload").returncode == 0
+    wait_for(lambda: proxy.get(other).headers["X-Experiment-Arm"] == EXPERIMENT.variant(other))
+
+
 def test_what_nginx_cannot_do_is_refused(tmp_path: Path) -> None:
     """A file that nginx misreads splits otherwise than anybody thinks."""
     arms = Arm("a:1", "1.0.0"), Arm("[::1]:2", "1.1.0")
     narrow = replace(EXPERIMENT, segment=Segment(choices={"browser": ("firefox",)}))
     with pytest.raises(InputError, match="is for some requests only"):
         write_nginx(narrow, *arms, listen="127.0.0.1:1", folder=tmp_path)
+    with pytest.raises(InputError, match=r"2 addresses for the treatments .* which are treatment; give one for each"):
+        write_nginx(EXPERIMENT, *arms, arms[1], listen="127.0.0.1:1", folder=tmp_path)
     for address in ("a", "a:0", "a:70000", "a b:1", "a:1;"):
         with pytest.raises(InputError, match="is no address"):
             Arm(address, "1.0.0")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from mlops_assets.experiments.assignment import assign
 from mlops_assets.experiments.units import MetricScale, read_looks, take_look
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets_tests.experiences.served import SERVED_AT, outcome_row, prediction_row, write
-from mlops_assets_tests.experiments.served_users import NAME, SPEC, serve
+from mlops_assets_tests.experiments.served_users import NAME, SALT, SPEC, serve
 
 DESIGN = load_profile("aiwebtest").ab_test.model_copy(
     update={"user_window_minutes": 10.0, "outcome_delay_minutes": 5.0}
@@ -118,3 +119,49 @@ def test_two_looks_at_one_moment_are_one(engine: Engine) -> None:
     assert sorted(found) == [0, 0, 0, 50]
     assert look(engine, 60) == 0
     assert [len(one.units) for one in read_looks(engine, NAME)] == [50]
+
+
+def test_several_treatments_are_observed_against_one_control(engine: Engine) -> None:
+    """Users of one treatment are the other's control, or one's ramp draws the other's users again."""
+    stages = [
+        {"challenger": 0.1, "shadow": 0.2},
+        {"challenger": 0.3, "shadow": 0.2},
+        {"challenger": 0.3, "shadow": 0.1},
+    ]
+    where = [[assign(SALT, f"user-{user}", shares) for user in range(600)] for shares in stages]
+    for number, shares in enumerate(stages):
+        serve(engine, range(600), share=shares, seconds_apart=0.1, at=SERVED_AT + timedelta(hours=number))
+        look(engine, 60 * number + 30)
+    first, second, third = (one.units for one in read_looks(engine, NAME))
+    assert [unit.variant for unit in first].count("challenger") == where[0].count("challenger")
+    drawn = {unit.variant: {name: round(chance, 12) for name, chance in (unit.draws or {}).items()} for unit in first}
+    assert drawn == {
+        "control": {"challenger": round(0.1 / 0.8, 12), "shadow": round(0.2 / 0.9, 12)},
+        "challenger": {"challenger": round(0.1 / 0.8, 12)},
+        "shadow": {"shadow": round(0.2 / 0.9, 12)},
+    }
+    # The control of before is drawn again, for the treatment that grew only; who was treated is no fresh observation.
+    assert len(second) == where[0].count("control")
+    assert {unit.arms for unit in second} == {("challenger",)}
+    assert {round(unit.of("challenger").share, 12) for unit in second} == {round(0.2 / 0.7, 12)}
+    came = sum(pair == ("control", "challenger") for pair in zip(where[0], where[1], strict=True))
+    assert sum(unit.of("challenger").treatment for unit in second) == came
+    assert [unit.treatment_share for unit in second] == [0.5] * len(second)
+    # Users of a treatment that shrinks come back into the control, and say nothing any more.
+    assert third == ()
+
+
+def test_one_treatments_chance_does_not_depend_on_what_the_other_does(engine: Engine) -> None:
+    """Of users who come first at the second stage, the whole share is drawn; of the others only what is new."""
+    serve(engine, range(200), share={"challenger": 0.2, "shadow": 0.0}, seconds_apart=0.1)
+    look(engine, 30)
+    shares = {"challenger": 0.2, "shadow": 0.5}
+    serve(engine, range(400), share=shares, seconds_apart=0.1, at=SERVED_AT + timedelta(hours=1))
+    look(engine, 90)
+    second = read_looks(engine, NAME)[1].units
+    chances_of_shadow = {round(unit.draws["shadow"], 12) for unit in second if unit.draws and "shadow" in unit.draws}
+    assert chances_of_shadow == {round(0.5 / 0.8, 12)}
+    of_challenger = [unit.of("challenger") for unit in second if "challenger" in unit.arms]
+    assert {round(unit.share, 12) for unit in of_challenger} == {round(0.2 / 0.5, 12)}
+    fresh = [assign(SALT, f"user-{user}", shares) for user in range(200, 400)]
+    assert len(of_challenger) == fresh.count("control") + fresh.count("challenger")

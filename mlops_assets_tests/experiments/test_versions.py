@@ -41,9 +41,9 @@ def test_another_version_behind_the_alias_inherits_nothing(engine: Engine, tmp_p
     serve_hour(engine, 2, {"control": "1.1.0", "treatment": "2.1.0"}, bad=True)
     treated += serve_hour(engine, 3, FIRST)
     found = report(engine, tmp_path, 6)
-    assert (found.analysis.treatment_users, found.analysis.control_users) == (treated, 600 - treated)
+    assert (found.analysis.deciding.treatment_users, found.analysis.deciding.control_users) == (treated, 600 - treated)
     assert found.analysis.verdict == "continue"
-    assert not found.analysis.split.alarm
+    assert not found.analysis.deciding.split.alarm
     assert found.versions.pinned == FIRST
     assert found.versions.others == {"treatment": {"2.1.0": 600}, "control": {"1.1.0": 300}}
     assert ", 2 looks; " in summary(found)
@@ -64,7 +64,7 @@ def test_a_decision_is_another_versions_once_and_looks_agree(engine: Engine, tmp
     for hours in (2.5, 3.5, 4.5, 5.0):
         found = report(engine, tmp_path, hours)
     assert found.versions.others == {"treatment": {"2.1.0": 300}}
-    assert found.analysis.control_users + found.analysis.treatment_users == 300
+    assert found.analysis.deciding.control_users + found.analysis.deciding.treatment_users == 300
 
 
 def test_decisions_without_versions_count(engine: Engine, tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ def test_decisions_without_versions_count(engine: Engine, tmp_path: Path) -> Non
     serve_hour(engine, 1, FIRST)
     serve_hour(engine, 2, {**FIRST, "treatment": "2.1.0"})
     found = report(engine, tmp_path, 6)
-    assert found.analysis.control_users + found.analysis.treatment_users == 600
+    assert found.analysis.deciding.control_users + found.analysis.deciding.treatment_users == 600
     assert found.versions.pinned == FIRST

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlops_assets.experiments.experiments import Experiment
+from mlops_assets.experiments.experiments import Experiment, Treatment
 from mlops_assets.experiments.segments import Segment
 from mlops_assets.features.vector import column_name, state_vector
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
@@ -123,6 +123,37 @@ def test_only_users_of_a_running_experiment_are_in_it() -> None:
     assert (named.row["arms"], anonymous.row["arms"]) == ({"versions": versions, "shares": {"treatment": 1.0}}, None)
     paused = decide(decider(), experiment=experiment(1.0, "paused"), user_id="ann")
     assert (paused.row["variant"], paused.row["experiment"], paused.row["model_version"]) == ("control", None, "1.0.0")
+
+
+def test_each_treatment_answers_its_own_users() -> None:
+    """Users of the second treatment get the first one's model, or are logged as its users."""
+    both = replace(experiment(0.4), more=(Treatment("shadow", 0.4),))
+    shadow = served_model(SPEC, "3.0.0", seed=3)
+    models = ServedModels({**MODELS.by_alias, ("execution", "shadow"): shadow})
+    users = {both.variant(user): user for user in map(str, range(50))}
+    made = {arm: decide(decider(), models=models, experiment=both, user_id=user).row for arm, user in users.items()}
+    assert {arm: (row["variant"], row["model_version"], row["model_alias"]) for arm, row in made.items()} == {
+        "control": ("control", "1.0.0", "champion"),
+        "challenger": ("challenger", "2.0.0", "challenger"),
+        "shadow": ("shadow", "3.0.0", "shadow"),
+    }
+    for row in made.values():
+        assert row["arms"] == {
+            "versions": {"control": "1.0.0", "challenger": "2.0.0", "shadow": "3.0.0"},
+            "shares": {"challenger": 0.4, "shadow": 0.4},
+        }
+        assert row["treatment_share"] == pytest.approx(0.8)
+    # While one of them is gone, its users cannot be told from the control's, and nothing counts.
+    gone = [decide(decider(), experiment=both, user_id=user).row for user in users.values()]
+    assert [(row["treatment_share"], row["arms"]) for row in gone] == [(None, None)] * 3
+    # Until it has no users any more.
+    alone = replace(both, more=(Treatment("shadow", 0.0),))
+    row = decide(decider(), experiment=alone, user_id=users["challenger"]).row
+    assert (row["variant"], row["treatment_share"], row["arms"]["versions"]) == (
+        "challenger",
+        0.4,
+        {"control": "1.0.0", "challenger": "2.0.0"},
+    )
 
 
 def test_users_outside_the_segment_get_the_control_and_are_not_counted() -> None:

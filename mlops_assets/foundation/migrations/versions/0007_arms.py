@@ -1,4 +1,4 @@
-"""Arms at every decision; versions and evidence that are kept with their look; an index over an experiment's decisions by time."""
+"""Several treatments, and the arms at every decision; versions and evidence that are kept with their look; an index over an experiment's decisions by time."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,10 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add `prediction.arms`, `experiment_look.versions` and `.evidence`.
+    """Add `experiment.more_treatments`, `prediction.arms`, `experiment_unit.arms`, `experiment_look.versions` and `.evidence`.
 
     Every query asks for an experiment's decisions by time, none by variant.
     """
+    op.add_column("experiment", sa.Column("more_treatments", sa.JSON(), nullable=True))
+    op.add_column("experiment_unit", sa.Column("arms", sa.JSON(), nullable=True))
     op.add_column("prediction", sa.Column("arms", sa.JSON(), nullable=True))
     op.add_column("experiment_look", sa.Column("versions", sa.JSON(), nullable=True))
     op.add_column("experiment_look", sa.Column("evidence", sa.JSON(), nullable=True))
@@ -28,3 +30,5 @@ def downgrade() -> None:
     op.drop_column("experiment_look", "evidence")
     op.drop_column("experiment_look", "versions")
     op.drop_column("prediction", "arms")
+    op.drop_column("experiment_unit", "arms")
+    op.drop_column("experiment", "more_treatments")
