@@ -20,6 +20,7 @@ import numpy as np
 from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.experiments.bayes import BayesianComparison, Posterior
 from mlops_assets.experiments.bayes import compare_rates as compare_posteriors
+from mlops_assets.experiments.cuped import AdjustedComparison, compare_adjusted
 from mlops_assets.experiments.evidence import ArmEvidence, History, MetricEvidence, replay
 from mlops_assets.experiments.frequentist import MeanComparison, Moments, compare_moments, holm, required_sample_size
 from mlops_assets.experiments.srm import SplitCheck, check_split
@@ -36,8 +37,9 @@ _URGENCY: tuple[Verdict, ...] = ("broken_split", "rollback", "promote", "continu
 class MetricAnalysis:
     """One metric: users and means of both arms, evidence of harm beyond the limit, of its being kept, of better.
 
-    `p_adjusted` is the p-value of `means`, by Holm over all treatments of the experiment. `log_e_*` are natural
-    logarithms of e-values; `*_over_time` has one for each look. `bayes` is None where outcomes are not all 0 or 1.
+    `p_adjusted` is the p-value of `means`, by Holm over all treatments of the experiment. `adjusted`: `means` less what users
+    brought along from before, None where nobody did. `log_e_*` are natural logarithms of e-values; `*_over_time` has one for
+    each look. `bayes` is None where outcomes are not all 0 or 1.
     """
 
     name: str
@@ -46,6 +48,7 @@ class MetricAnalysis:
     treatment_users: int
     means: MeanComparison | None
     p_adjusted: float | None
+    adjusted: AdjustedComparison | None
     bayes: BayesianComparison | None
     log_e_harm: float
     log_e_kept: float
@@ -270,6 +273,7 @@ def _metric(name: str, limit: MetricLimit, found: MetricEvidence, history: Histo
         treatment_users=found.treatment.users,
         means=compare_moments(found.control, found.treatment) if observed else None,
         p_adjusted=None,
+        adjusted=compare_adjusted(found.control_before, found.treatment_before),
         bayes=_posteriors(found.control, found.treatment) if observed and found.yes_or_no else None,
         log_e_harm=found.harm.log_e,
         log_e_kept=found.kept.log_e,

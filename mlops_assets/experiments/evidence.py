@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine, select, update
 
 from mlops_assets.experiments.batches import batches
+from mlops_assets.experiments.cuped import CoMoments
 from mlops_assets.experiments.frequentist import Moments
 from mlops_assets.experiments.sequential import Evidence, Limit
 from mlops_assets.experiments.srm import Assigned
@@ -28,7 +28,7 @@ _FORMAT = 1
 class MetricEvidence:
     """One metric of a treatment: evidence of harm beyond its limit, of its being kept, of better; moments of both arms.
 
-    `yes_or_no`: every outcome so far was 0 or 1.
+    `yes_or_no`: every outcome so far was 0 or 1. `*_before`: moments together with the metric before the experiment.
     """
 
     harm: Evidence
@@ -37,6 +37,8 @@ class MetricEvidence:
     control: Moments = field(default_factory=Moments)
     treatment: Moments = field(default_factory=Moments)
     yes_or_no: bool = True
+    control_before: CoMoments = field(default_factory=CoMoments)
+    treatment_before: CoMoments = field(default_factory=CoMoments)
 
     @classmethod
     def begin(cls, limit: MetricLimit) -> "MetricEvidence":
@@ -57,17 +59,22 @@ class MetricEvidence:
         for _, batch in batches(units, name):
             if 0.0 < batch.share < 1.0:
                 harm, kept, better = harm.updated(batch), kept.updated(batch), better.updated(batch)
-        control, treatment = (
-            np.array([unit.outcomes[name] for unit in units if name in unit.outcomes and unit.treatment == treated])
-            for treated in (False, True)
-        )
+        outcomes: tuple[list[float], list[float]] = ([], [])
+        before: tuple[list[float | None], list[float | None]] = ([], [])
+        for unit in units:
+            if name in unit.outcomes:
+                outcomes[unit.treatment].append(unit.outcomes[name])
+                before[unit.treatment].append((unit.before or {}).get(name))
+        control, treatment = outcomes
         return MetricEvidence(
             harm,
             kept,
             better,
             self.control.plus(Moments.of(control)),
             self.treatment.plus(Moments.of(treatment)),
-            self.yes_or_no and bool(np.isin(np.concatenate([control, treatment]), (0.0, 1.0)).all()),
+            self.yes_or_no and {*control, *treatment} <= {0.0, 1.0},
+            self.control_before.plus(CoMoments.of(control, before[0])),
+            self.treatment_before.plus(CoMoments.of(treatment, before[1])),
         )
 
     @classmethod
@@ -80,6 +87,8 @@ class MetricEvidence:
             Moments(**document["control"]),
             Moments(**document["treatment"]),
             document["yes_or_no"],
+            CoMoments.from_document(document["control_before"]),
+            CoMoments.from_document(document["treatment_before"]),
         )
 
 

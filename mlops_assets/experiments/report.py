@@ -15,6 +15,7 @@ from mlops_assets.experiments.assignment import CONTROL, TREATMENT
 from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
+from mlops_assets.experiments.frequentist import MeanComparison
 from mlops_assets.experiments.units import MetricScale, first_design, served_versions, take_look
 from mlops_assets.experiments.versions import Versions
 from mlops_assets.foundation.agents import agent_spec
@@ -105,21 +106,33 @@ def _named(arm: str) -> str:
 
 def _table(metrics: Iterable[MetricAnalysis], *, several: bool) -> list[str]:
     holm, rule = (" p, Holm |", "---:|") if several else ("", "")
-    head = "| metric (0 is good) | control | treatment | difference, 95 % | P(treatment better) | harm proven | limit kept |"
-    lines = [f"{head}{holm}", f"|---|---:|---:|---:|---:|---:|---:|{rule}"]
+    head = (
+        "| metric (0 is good) | control | treatment | difference, 95 % | adjusted by the time before | P(treatment better) | "
+        "harm proven | limit kept |"
+    )
+    lines = [f"{head}{holm}", f"|---|---:|---:|---:|---:|---:|---:|---:|{rule}"]
     for one in metrics:
         if one.means is None:
-            lines.append(f"| {one.name} | – | – | not observed in both arms | – | – | – |{' – |' if several else ''}")
+            lines.append(
+                f"| {one.name} | – | – | not observed in both arms | – | – | – | – |{' – |' if several else ''}"
+            )
             continue
-        interval = "–" if one.means.low is None else f"{one.means.low:+.2%} to {one.means.high:+.2%}"
         better = "–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}"
-        adjusted = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3g}"
+        adjusted = "–"
+        if one.adjusted is not None:
+            adjusted = f"{_difference(one.adjusted.means)} ({one.adjusted.variance_reduction:.0%} less variance)"
+        p_value = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3g}"
         lines.append(
-            f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | "
-            f"{one.means.difference:+.2%}, {interval} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"
-            f"{f' {adjusted} |' if several else ''}"
+            f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | {_difference(one.means)} | "
+            f"{adjusted} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"
+            f"{f' {p_value} |' if several else ''}"
         )
     return lines
+
+
+def _difference(means: MeanComparison) -> str:
+    interval = "–" if means.low is None else f"{means.low:+.2%} to {means.high:+.2%}"
+    return f"{means.difference:+.2%}, {interval}"
 
 
 def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, title: str) -> None:

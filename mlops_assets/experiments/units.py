@@ -43,7 +43,8 @@ class Unit:
     """One observation: arm, the probability of the treatment for this user, metrics from 0 (good) to 1, traffic share.
 
     With several treatments, `variant` is the user's arm, and `draws` are the treatments that this user is an observation of,
-    with their probabilities against the control; `of` gives it as one of a single treatment.
+    with their probabilities against the control; `of` gives it as one of a single treatment. `before`: the same metrics
+    before the experiment, None of a user who was not there.
     """
 
     look: int
@@ -53,6 +54,7 @@ class Unit:
     treatment_share: float
     variant: str | None = None
     draws: Mapping[str, float] | None = None
+    before: Mapping[str, float] | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -89,6 +91,8 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
             return 0
         found, versions = pin(_decisions(session, experiment, begin, cutoff + window), versions, cutoff)
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
+        before = _before(session, experiment, [row["user_hash"] for row in rows], design, scale)
+        rows = [{**row, "before": before.get(row["user_hash"])} for row in rows]
     try:
         with transaction(engine) as session:
             session.add(
@@ -158,6 +162,7 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
                 one.treatment_share,
                 arms.get("variant"),
                 arms.get("draws"),
+                one.before,
             )
             units.setdefault(one.look, []).append(found)
     return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
@@ -228,15 +233,7 @@ def _first_windows(
     first = found.groupby(by, sort=False)[["event_time", "variant"]].transform("first")
     inside = (first["event_time"] <= cutoff) & (found["event_time"] < first["event_time"] + window)
     rows = found[inside & (found["variant"] == first["variant"])]
-    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
-    observed = pd.DataFrame(
-        {
-            "failed": (rows["fallback"] == "failed").astype(float),
-            "slow": (rows["latency_ms"] > scale.slow_ms).astype(float),
-            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
-            "loss": lost.astype(float).clip(0.0, 1.0),
-        }
-    )
+    observed = _observed(rows, scale)
     groups = [rows["user_hash"], rows["treatment_share"]]
     means = observed.groupby(groups, sort=False).mean()
     firsts = rows.groupby(groups, sort=False)[["variant", "arms"]].first()
@@ -246,6 +243,19 @@ def _first_windows(
         metrics = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
         shares = arms["shares"] if isinstance(arms, dict) else {TREATMENT: float(share)}
         yield str(user), str(variant), shares, metrics
+
+
+def _observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
+    """The metrics of each decision; NaN without an observation."""
+    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
+    return pd.DataFrame(
+        {
+            "failed": (rows["fallback"] == "failed").astype(float),
+            "slow": (rows["latency_ms"] > scale.slow_ms).astype(float),
+            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
+            "loss": lost.astype(float).clip(0.0, 1.0),
+        }
+    )
 
 
 @dataclass
@@ -271,3 +281,41 @@ def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str,
             shares, variant = ({TREATMENT: share}, TREATMENT) if arms is None else (arms["shares"], arms["variant"])
             known.setdefault(user, _Earlier()).was_in(variant if treated else CONTROL, shares)
     return known
+
+
+def _before(
+    session: Session, experiment: str, users: Sequence[str], design: AbTestDesign, scale: MetricScale
+) -> dict[str, dict[str, float]]:
+    """Metrics of users in the days before the experiment's first decision, of those who were there."""
+    if not (users and design.pre_period_days):
+        return {}
+    prediction, outcome = PredictionRecord, OutcomeRecord
+    first = session.execute(
+        select(prediction.agent, prediction.event_time)
+        .where(prediction.experiment == experiment)
+        .order_by(prediction.event_time)
+        .limit(1)
+    ).one()
+    begin = first.event_time - timedelta(days=design.pre_period_days)
+    columns = (
+        prediction.user_hash, prediction.agent, prediction.action, prediction.fallback, prediction.latency_ms,
+        outcome.reward, outcome.best_action,
+    )  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+    for start in range(0, len(users), _KEYS_A_QUERY):
+        query = (
+            select(*columns)
+            .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
+            .where(
+                prediction.user_hash.in_(users[start : start + _KEYS_A_QUERY]),
+                prediction.event_time >= begin,
+                prediction.event_time < first.event_time,
+            )
+        )
+        frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
+        # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
+        rows = frame[frame["agent"] == first.agent]
+        means = _observed(rows, scale).groupby(rows["user_hash"]).mean()
+        for user, values in zip(means.index, means.to_dict("records"), strict=True):
+            found[str(user)] = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
+    return found

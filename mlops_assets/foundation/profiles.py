@@ -169,7 +169,8 @@ class AbTestDesign(_Section):
     `must_be_better`, only on evidence that it is better); each in `limits` rolls back on evidence of harm. `alpha`: the
     chance that a harmless treatment is ever rolled back, and that one beyond its limit is ever promoted. `split_alpha`:
     that a right split is called broken. A user counts with the first `user_window_minutes`, and the outcomes that are
-    known `outcome_delay_minutes` later.
+    known `outcome_delay_minutes` later. `pre_period_days`: how far back before the experiment a user's metrics are taken to
+    explain a part of the noise, 0 for not at all; they decide nothing.
     """
 
     power: OpenShare
@@ -182,6 +183,8 @@ class AbTestDesign(_Section):
     split_alpha: OpenShare
     user_window_minutes: Positive
     outcome_delay_minutes: NotNegative
+    # Experiments keep the design of their first look, and those of before this was asked for have none.
+    pre_period_days: NotNegative = 0.0
     limits: dict[MetricName, MetricLimit]
 
     @model_validator(mode="after")

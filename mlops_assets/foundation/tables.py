@@ -390,6 +390,7 @@ class PredictionRecord(Base):
         Index(None, "agent", "event_time"),
         Index(None, "agent", "episode_id", "step"),
         Index(None, "experiment", "event_time"),
+        Index(None, "user_hash", "event_time"),
     )
 
     prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -451,7 +452,7 @@ class ExperimentUnit(Base):
     `share` is the probability with which this user got the treatment, given what was known of him before. `outcomes`:
     metric to a mean in 0..1, only of what was observed. `arms`, where there are several treatments: the user's `variant`,
     the `shares` then, and the `draws`, treatment to its probability against the control; `treatment_share` is then the sum
-    of the largest shares up to there.
+    of the largest shares up to there. `before`: the same metrics before the experiment, NULL for who was not there.
     """
 
     __tablename__ = "experiment_unit"
@@ -465,6 +466,7 @@ class ExperimentUnit(Base):
     share: Mapped[float]
     outcomes: Mapped[dict[str, Any]]
     arms: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class ShadowPredictionRecord(Base):

@@ -19,8 +19,8 @@ from mlops_assets.experiments.frequentist import required_sample_size
 from mlops_assets.experiments.report import report_experiment, summary
 from mlops_assets.experiments.units import Look, Unit
 from mlops_assets.foundation.profiles import MetricLimit, load_profile
-from mlops_assets_tests.experiences.served import SERVED_AT
-from mlops_assets_tests.experiments.served_users import NAME, SALT, serve
+from mlops_assets_tests.experiences.served import SERVED_AT, prediction_row, write
+from mlops_assets_tests.experiments.served_users import NAME, SALT, SPEC, serve
 
 PROFILE = load_profile("aiwebtest")
 DESIGN = PROFILE.ab_test
@@ -299,3 +299,50 @@ def test_a_report_has_a_table_for_each_treatment(engine: Engine, tmp_path: Path)
     change_experiment(engine, NAME, shares={"shadow": 0.0}, user="tests", now=SERVED_AT)
     later = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT + timedelta(hours=4))
     assert (later.analysis.verdict, later.analysis.arm) == ("continue", "challenger")
+
+
+def test_the_time_before_informs_and_does_not_decide() -> None:
+    """The adjusted comparison is shown under another metric's name, or changes a verdict."""
+    random = np.random.default_rng(0)
+    plain = looks(20, 200, {**GOOD, "loss": (0.4, 0.4)})
+
+    def known(unit: Unit) -> Unit:
+        own = float(random.random())
+        return replace(
+            unit, outcomes={**unit.outcomes, "loss": 0.5 * own + 0.2 * float(random.random())}, before={"loss": own}
+        )
+
+    with_before = [replace(one, units=tuple(map(known, one.units))) for one in plain]
+    without = [replace(one, units=tuple(replace(unit, before=None) for unit in one.units)) for one in with_before]
+    found, bare = (analyse(one, DESIGN, started=SERVED_AT) for one in (with_before, without))
+    adjusted = found.deciding.metrics["loss"].adjusted
+    assert adjusted is not None
+    assert adjusted.variance_reduction > 0.7
+    assert adjusted.slope == pytest.approx(0.5, abs=0.02)
+    assert found.deciding.metrics["wrong"].adjusted is None
+    assert [(one.verdict, one.reasons, one.log_e_harm) for one in (found.deciding, bare.deciding)] == [
+        (bare.verdict, bare.reasons, bare.deciding.log_e_harm)
+    ] * 2
+    assert bare.deciding.metrics["loss"].adjusted is None
+
+
+def test_the_report_shows_what_the_time_before_explains(engine: Engine, tmp_path: Path) -> None:
+    """The adjustment is computed and nobody sees it."""
+    create_experiment(engine, NAME, "execution", treatment_share=0.5, user="tests", now=SERVED_AT, salt=SALT)
+    earlier = [
+        prediction_row(
+            SPEC, f"before-{user}", event_time=SERVED_AT - timedelta(days=3), user_hash=f"user-{user}",
+            latency_ms=500.0 if user % 5 == 0 else 1.0,
+        )
+        for user in range(300)
+    ]  # fmt: skip
+    write(engine, earlier)
+    serve(engine, range(400), share=0.5, seconds_apart=1.0, slow=lambda user, _: user % 5 == 0 or user % 31 == 0)
+    report = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT + timedelta(hours=3))
+    adjusted = json.loads(report.json.read_text())["arms"]["treatment"]["metrics"]["slow"]["adjusted"]
+    assert adjusted["users_before"] == 300
+    assert 0.3 < adjusted["variance_reduction"] < 0.9
+    (line,) = [line for line in summary(report).splitlines() if line.startswith("| slow |")]
+    assert f"({adjusted['variance_reduction']:.0%} less variance)" in line
+    again = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT + timedelta(hours=4))
+    assert again.analysis.deciding.metrics["slow"].adjusted == report.analysis.deciding.metrics["slow"].adjusted

@@ -12,8 +12,8 @@ from mlops_assets.experiments.units import MetricScale, read_looks, take_look
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
-from mlops_assets_tests.experiences.served import SERVED_AT
-from mlops_assets_tests.experiments.served_users import NAME, serve
+from mlops_assets_tests.experiences.served import SERVED_AT, prediction_row, write
+from mlops_assets_tests.experiments.served_users import NAME, SPEC, serve
 
 DESIGN = load_profile("aiwebtest").ab_test.model_copy(
     update={"user_window_minutes": 10.0, "outcome_delay_minutes": 5.0}
@@ -51,6 +51,28 @@ def test_evidence_is_found_once_and_is_that_of_a_replay(engine: Engine) -> None:
     with transaction(engine) as session:
         session.execute(delete(ExperimentUnit))
     assert kept_history(engine, NAME, DESIGN) == found
+
+
+def test_two_treatments_and_the_time_before_are_kept_as_well(engine: Engine) -> None:
+    """A treatment that begins later takes over the other's evidence, or its users' past is lost on the way to the next look."""
+    design = DESIGN.model_copy(update={"pre_period_days": 3.0})
+    times = (SERVED_AT - timedelta(hours=user) for user in range(1, 60))
+    write(
+        engine, [prediction_row(SPEC, f"old-{i}", event_time=at, user_hash=f"user-{i}") for i, at in enumerate(times)]
+    )
+    for hour, shadow in enumerate((0.0, 0.3, 0.4)):
+        shares = {"challenger": 0.3, "shadow": shadow}
+        serve(
+            engine, range(200), share=shares, seconds_apart=10.0, at=SERVED_AT + timedelta(hours=hour),
+            slow=lambda user, _: user % 5 == 0,
+        )  # fmt: skip
+        take_look(engine, NAME, design, SCALE, now=SERVED_AT + timedelta(hours=hour + 0.99))
+        found = kept_history(engine, NAME, design)
+        assert found == replay(read_looks(engine, NAME), design)
+    assert list(found.over_time[0]) == ["challenger"]
+    assert found.over_looks("shadow", "slow")[0][0] == 0.0
+    assert found.arms["challenger"].metrics["slow"].control_before.seen > 20
+    assert found.arms["shadow"].users[1] > 50
 
 
 @pytest.mark.parametrize("stored", [None, {"format": 0, "log_e": {}, "arms": {}}])

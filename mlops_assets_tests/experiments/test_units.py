@@ -9,7 +9,9 @@ from sqlalchemy import Engine
 
 from mlops_assets.experiments.assignment import assign
 from mlops_assets.experiments.units import MetricScale, read_looks, take_look
+from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.foundation.tables import Base
 from mlops_assets_tests.experiences.served import SERVED_AT, outcome_row, prediction_row, write
 from mlops_assets_tests.experiments.served_users import NAME, SALT, SPEC, serve
 
@@ -165,3 +167,43 @@ def test_one_treatments_chance_does_not_depend_on_what_the_other_does(engine: En
     assert {round(unit.share, 12) for unit in of_challenger} == {round(0.2 / 0.5, 12)}
     fresh = [assign(SALT, f"user-{user}", shares) for user in range(200, 400)]
     assert len(of_challenger) == fresh.count("control") + fresh.count("challenger")
+
+
+def test_what_users_were_before_is_theirs_and_of_before(engine: Engine) -> None:
+    """The covariate knows of the treatment, of another agent, or of somebody else: then the adjustment is no chance."""
+    design = DESIGN.model_copy(update={"pre_period_days": 2.0})
+
+    def earlier(number: int, days: float, user: str | None, **changes: object) -> list[Base]:
+        made = prediction_row(
+            changes.pop("spec", SPEC), f"earlier-{number}", event_time=SERVED_AT - timedelta(days=days), user_hash=user, **changes
+        )  # fmt: skip
+        return [made, outcome_row(made, -50.0, best_action=number % 2)]
+
+    write(
+        engine,
+        [
+            *earlier(0, 1.0, "user-0", latency_ms=500.0),
+            *earlier(1, 1.5, "user-0"),
+            *earlier(2, 2.5, "user-0", fallback="failed"),
+            *earlier(3, 1.0, "user-1", spec=AGENTS["generation"]),
+            *earlier(5, 1.0, None),
+            *earlier(7, 0.001, "user-2", experiment="another", variant="treatment"),
+        ],
+    )
+    serve(engine, range(4), share=0.5, seconds_apart=1.0, failed=lambda *_: True)
+    take_look(engine, NAME, design, SCALE, now=SERVED_AT + timedelta(hours=1))
+    before = [unit.before for unit in read_looks(engine, NAME)[0].units]
+    assert before[0] == pytest.approx({"failed": 0.0, "slow": 0.5, "wrong": 0.5, "loss": 1.0})
+    assert before[1] is None
+    assert before[2] == pytest.approx({"failed": 0.0, "slow": 0.0, "wrong": 0.0, "loss": 1.0})
+    assert before[3] is None
+
+
+def test_without_a_pre_period_nobody_looks_for_it(engine: Engine) -> None:
+    """Experiments of before, and those that do not want it, read days of decisions at every look."""
+    write(engine, [prediction_row(SPEC, "earlier", event_time=SERVED_AT - timedelta(days=1), user_hash="user-0")])
+    serve(engine, range(2), share=0.5)
+    take_look(
+        engine, NAME, DESIGN.model_copy(update={"pre_period_days": 0.0}), SCALE, now=SERVED_AT + timedelta(hours=1)
+    )
+    assert [unit.before for unit in read_looks(engine, NAME)[0].units] == [None, None]
