@@ -14,7 +14,8 @@ from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.tables import DecisionRecord
-from mlops_assets.governance.approvals import ApprovalRequest, Approvals
+from mlops_assets.governance.approval_requests import ApprovalRequest
+from mlops_assets.governance.approvals import Approvals
 from mlops_assets.governance.evidence import ApprovalEvidence
 from mlops_assets.governance.policy import ApprovalStatus, Decision, Risk
 from mlops_assets.registry.model_registry import ModelRegistry

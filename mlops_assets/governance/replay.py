@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 from mlops_assets.foundation.audit import PROMOTED_TO_PRODUCTION, ROLLED_BACK
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import ApprovalRequestRecord, AuditEvent, ModelVersionRecord
-from mlops_assets.governance.approvals import APPLIED, APPROVED, EXPIRED, REJECTED, REQUESTED, SUPERSEDED
+from mlops_assets.governance.approval_events import APPLIED, APPROVED, EXPIRED, REJECTED, REQUESTED, SUPERSEDED
 from mlops_assets.registry.model_registry import ARCHIVED, DELETED, STAGED, ModelRegistry
 from mlops_assets.registry.registration import REGISTERED
 

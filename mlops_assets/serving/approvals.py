@@ -23,8 +23,10 @@ from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.settings import Settings
+from mlops_assets.governance.approval_events import audit_refusal
+from mlops_assets.governance.approval_requests import ApprovalRequest, approval_requests
 from mlops_assets.governance.approval_state import ApprovalRefusedError, Reason
-from mlops_assets.governance.approvals import ApprovalRequest, approval_requests, audit_refusal, open_approvals
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.serving.boundary import ProblemError
 

@@ -7,8 +7,9 @@ import pytest
 
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import InputError
+from mlops_assets.governance.approval_requests import ApprovalRequest
 from mlops_assets.governance.approval_state import ApprovalRefusedError, VoteDecision
-from mlops_assets.governance.approvals import ApprovalRequest, open_approvals
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets_tests.governance.conftest import ML, QA, Office

@@ -1,0 +1,166 @@
+"""Steps in the life of an approval request, each in its caller's transaction with its audit event.
+
+What a vote does is decided in `approval_state.py`; when a step is taken, in `approvals.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from mlops_assets.foundation.profiles import GovernancePolicy
+from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord, AuditEvent, DecisionRecord
+from mlops_assets.governance.approval_events import (
+    APPROVALS_USER,
+    APPROVED,
+    EXPIRED,
+    REJECTED,
+    REQUESTED,
+    SUPERSEDED,
+    USER_WIDTH,
+    VOTED,
+    audit_request,
+)
+from mlops_assets.governance.approval_requests import newest_request, votes_on
+from mlops_assets.governance.approval_state import Look, RequestStatus, Step, Vote, canonical
+from mlops_assets.governance.evidence import ApprovalEvidence
+from mlops_assets.registry.registration import REGISTERED, RegisteredVersion
+
+_CLOSING: Mapping[RequestStatus, str] = {
+    "approved": APPROVED,
+    "rejected": REJECTED,
+    "expired": EXPIRED,
+    "superseded": SUPERSEDED,
+}
+
+
+def ask(
+    session: Session,
+    version: RegisteredVersion,
+    evidence: ApprovalEvidence,
+    policy: GovernancePolicy,
+    *,
+    risk: str,
+    reasons: Sequence[str],
+    now: datetime,
+) -> ApprovalRequestRecord:
+    """Ask the required approvers; asked on the same evidence already, nothing changes.
+
+    A request on other evidence is superseded. One that expired or was superseded is followed by a new one.
+    """
+    newest = newest_request(session, version.model_name, version.semver, lock=True)
+    stands = newest is not None and newest.status in {"open", "approved", "rejected"}
+    if newest is not None and stands and newest.evidence_hash == evidence.hash:
+        return newest
+    supersede(session, version, now)
+    record = ApprovalRequestRecord(
+        model_name=version.model_name,
+        semver=version.semver,
+        run_id=version.run_id,
+        risk=risk,
+        reasons=list(reasons),
+        author=_author(session, version),
+        required_approvers=list(policy.required_approvers_high_risk),
+        min_approvals=policy.min_approvals,
+        report_hash=evidence.report_hash,
+        weights_hash=evidence.weights_hash,
+        data_hash=evidence.data_hash,
+        evidence_hash=evidence.hash,
+        status="open",
+        notified_by=[],
+        requested_at=now,
+        expires_at=now + timedelta(hours=policy.approval_expiry_hours),
+    )
+    session.add(record)
+    session.flush()
+    eligible = [p for p in record.required_approvers if canonical(p) != canonical(record.author)]
+    audit_request(
+        session,
+        REQUESTED,
+        record,
+        APPROVALS_USER,
+        now,
+        required_approvers=record.required_approvers,
+        min_approvals=record.min_approvals,
+        # Too few are left when the author is one of them: the profile needs another approver.
+        eligible_approvers=eligible,
+        expires_at=record.expires_at,
+        author=record.author,
+    )
+    return record
+
+
+def supersede(session: Session, version: RegisteredVersion, now: datetime) -> None:
+    """Close what was asked about the version before; a new decision stands for it."""
+    record = newest_request(session, version.model_name, version.semver, lock=True)
+    if record is not None and (record.status == "open" or (record.status == "approved" and not record.applied_at)):
+        close(session, record, "superseded", APPROVALS_USER, now)
+
+
+def take(
+    session: Session,
+    record: ApprovalRequestRecord,
+    vote: Vote | Look,
+    step: Step,
+    said: Mapping[str, Any],
+    now: datetime,
+) -> None:
+    """Write one step: the vote if it counts, the request's end if it is one, and the audit event of each."""
+    user = APPROVALS_USER
+    if isinstance(vote, Vote) and step.counted:
+        user = canonical(vote.approver)
+        session.add(
+            ApprovalVoteRecord(
+                request_id=record.id, approver=user, decision=vote.decision, comment=vote.comment, voted_at=now
+            )
+        )
+        session.flush()
+        audit_request(session, VOTED, record, user, now, comment=vote.comment, **said)
+    if step.status != record.status:
+        close(session, record, step.status, user, now, found=vote.evidence_hash)
+
+
+def close(
+    session: Session, record: ApprovalRequestRecord, status: RequestStatus, user: str, now: datetime, found: str = ""
+) -> None:
+    """End a request; `found` is the hash of the evidence as it was found."""
+    record.status = status
+    record.closed_at = now
+    approvers = [vote.approver for vote in votes_on(session, record) if vote.decision == "approve"]
+    if status == "superseded":
+        # The registry goes by the newest decision: a void approval must not be it.
+        _decision(session, record, "pending", user, f"void-{record.id}", now)
+        audit_request(session, SUPERSEDED, record, user, now, found_evidence_hash=found)
+        return
+    if status in {"approved", "rejected"}:
+        _decision(session, record, status, ", ".join(approvers) or user, f"votes-{record.id}", now)
+    audit_request(session, _CLOSING[status], record, user, now, approved_by=approvers)
+
+
+def _decision(session: Session, record: ApprovalRequestRecord, status: str, user: str, key: str, now: datetime) -> None:
+    session.add(
+        DecisionRecord(
+            model_name=record.model_name,
+            semver=record.semver,
+            run_id=record.run_id,
+            risk=record.risk,
+            status=status,
+            reasons=list(record.reasons),
+            # One report may be decided on by the policy, by people, and be void in the end.
+            evidence_hash=f"{record.evidence_hash[:40]}-{key}",
+            decided_at=now,
+            decided_by=user[:USER_WIDTH],
+        )
+    )
+
+
+def _author(session: Session, version: RegisteredVersion) -> str:
+    """Who registered the version: from the audit trail, which nobody edits."""
+    query = select(AuditEvent.user).where(
+        AuditEvent.event_type == REGISTERED,
+        AuditEvent.model_name == version.model_name,
+        AuditEvent.version == version.semver,
+    )
+    return session.scalars(query.order_by(AuditEvent.sequence).limit(1)).one_or_none() or ""
