@@ -58,6 +58,13 @@ class ApprovalRequest:
         return tuple(vote.approver for vote in self.votes if vote.decision == "approve")
 
     @property
+    def decided_by(self) -> tuple[str, ...]:
+        """Who approved an approved request, and who rejected another."""
+        if self.status == "approved":
+            return self.approved_by
+        return tuple(vote.approver for vote in self.votes if vote.decision == "reject")
+
+    @property
     def awaited(self) -> tuple[str, ...]:
         """Required approvers who may still vote."""
         done = {vote.approver for vote in self.votes} | {canonical(self.author)}

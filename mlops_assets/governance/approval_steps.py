@@ -1,5 +1,6 @@
 """Steps in the life of an approval request, each in its caller's transaction with its audit event.
 
+The caller holds the model's lock, since most steps append a decision.
 What a vote does is decided in `approval_state.py`; when a step is taken, in `approvals.py`.
 """
 
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.profiles import GovernancePolicy
-from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord, AuditEvent, DecisionRecord
+from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord, AuditEvent
 from mlops_assets.governance.approval_events import (
     APPROVALS_USER,
     APPROVED,
@@ -25,6 +26,7 @@ from mlops_assets.governance.approval_events import (
 )
 from mlops_assets.governance.approval_requests import newest_request, votes_on
 from mlops_assets.governance.approval_state import Look, RequestStatus, Step, Vote, canonical
+from mlops_assets.governance.decision_records import VOID, append_decision
 from mlops_assets.governance.evidence import ApprovalEvidence
 from mlops_assets.registry.registration import REGISTERED, RegisteredVersion
 
@@ -68,6 +70,7 @@ def ask(
         weights_hash=evidence.weights_hash,
         data_hash=evidence.data_hash,
         evidence_hash=evidence.hash,
+        evidence=evidence.facts(),
         status="open",
         notified_by=[],
         requested_at=now,
@@ -123,37 +126,51 @@ def take(
 
 
 def close(
-    session: Session, record: ApprovalRequestRecord, status: RequestStatus, user: str, now: datetime, found: str = ""
+    session: Session,
+    record: ApprovalRequestRecord,
+    status: RequestStatus,
+    user: str,
+    now: datetime,
+    *,
+    found: str = "",
+    changes: Sequence[str] = (),
 ) -> None:
-    """End a request; `found` is the hash of the evidence as it was found."""
-    record.status = status
-    record.closed_at = now
+    """End a request, with the decision that follows from it.
+
+    `found` is the hash of the evidence as it was found, `changes` is what differs, in words. An open request that is
+    superseded leaves no decision: the policy's question to people stands.
+    """
+    was, record.status, record.closed_at = record.status, status, now
     approvers = [vote.approver for vote in votes_on(session, record) if vote.decision == "approve"]
-    if status == "superseded":
-        # The registry goes by the newest decision: a void approval must not be it.
-        _decision(session, record, "pending", user, f"void-{record.id}", now)
-        audit_request(session, SUPERSEDED, record, user, now, found_evidence_hash=found)
-        return
+    facts = None
     if status in {"approved", "rejected"}:
-        _decision(session, record, status, ", ".join(approvers) or user, f"votes-{record.id}", now)
-    audit_request(session, _CLOSING[status], record, user, now, approved_by=approvers)
+        facts = _decision(session, record, status, record.reasons, ", ".join(approvers) or user, now)
+    elif status == "superseded" and was == "approved":
+        facts = _decision(session, record, VOID, changes or ["it is not the evidence that was approved"], user, now)
+    said: dict[str, Any] = {"approved_by": approvers}
+    if status == "superseded":
+        said = {"found_evidence_hash": found, "changes": list(changes)}
+    audit_request(session, _CLOSING[status], record, user, now, decision=facts, **said)
 
 
-def _decision(session: Session, record: ApprovalRequestRecord, status: str, user: str, key: str, now: datetime) -> None:
-    session.add(
-        DecisionRecord(
-            model_name=record.model_name,
-            semver=record.semver,
-            run_id=record.run_id,
-            risk=record.risk,
-            status=status,
-            reasons=list(record.reasons),
-            # One report may be decided on by the policy, by people, and be void in the end.
-            evidence_hash=f"{record.evidence_hash[:40]}-{key}",
-            decided_at=now,
-            decided_by=user[:USER_WIDTH],
-        )
+def _decision(
+    session: Session, record: ApprovalRequestRecord, status: str, reasons: Sequence[str], user: str, now: datetime
+) -> dict[str, Any]:
+    _, facts = append_decision(
+        session,
+        model_name=record.model_name,
+        semver=record.semver,
+        run_id=record.run_id,
+        risk=record.risk,
+        status=status,
+        reasons=list(reasons),
+        evidence_hash=record.evidence_hash,
+        evidence=record.evidence,
+        user=user[:USER_WIDTH],
+        request_id=record.id,
+        now=now,
     )
+    return facts
 
 
 def _author(session: Session, version: RegisteredVersion) -> str:

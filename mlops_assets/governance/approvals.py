@@ -6,11 +6,11 @@ approval would give it.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.clock import Clock
@@ -18,7 +18,7 @@ from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, PermanentError, TransientError
 from mlops_assets.foundation.profiles import GovernancePolicy, load_profile
 from mlops_assets.foundation.settings import Settings
-from mlops_assets.foundation.tables import ApprovalRequestRecord, DecisionRecord
+from mlops_assets.foundation.tables import ApprovalRequestRecord
 from mlops_assets.governance.approval_events import (
     APPLIED,
     APPROVALS_USER,
@@ -29,6 +29,7 @@ from mlops_assets.governance.approval_events import (
     audit_request,
     clean,
 )
+from mlops_assets.governance.approval_gate import ApprovalGate, EvidenceOf
 from mlops_assets.governance.approval_requests import (
     ApprovalRequest,
     approval_requests,
@@ -51,10 +52,10 @@ from mlops_assets.governance.evidence import ApprovalEvidence, EvidenceReader
 from mlops_assets.governance.waivers import waivers_at
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import RegisteredVersion
+from mlops_assets.registry.version_records import lock_model
 
 _log = logging.getLogger(__name__)
 Channel = Literal["cli", "dagster", "http"]
-EvidenceOf = Callable[[RegisteredVersion], ApprovalEvidence]
 
 
 class Approvals:
@@ -174,6 +175,7 @@ class Approvals:
         except InputError:
             evidence_hash = ""  # gone or damaged: it is not what people were asked about
         with transaction(self._engine) as session:
+            lock_model(session, request.model_name)
             record = session.get(ApprovalRequestRecord, request.id, with_for_update=True)
             if record is None:
                 raise InputError(f"there is no approval request {request.id}")
@@ -209,35 +211,18 @@ class Approvals:
         return self.request_by_id(request.id)
 
     def require_current(self, model_name: str, version: str, *, user: str) -> None:
-        """Refuse to go on with a version that people approved on evidence which has changed since.
+        """Let a version go on only if the decision that counts is an approval, on evidence as it still is.
 
-        Versions that the policy approved without people have no request and pass.
+        Whoever approved it, people or the policy: what has changed since makes the approval void, with an audit event,
+        and the next lifecycle decides anew.
 
         Raises:
             ApprovalRefusedError: the evidence changed; the refused try is in the audit trail.
+            NotReadyError: the version is not approved.
+            TransientError: a store does not answer; nothing is void.
         """
-        found = self._registry.version(model_name, version)
-        requests = self.requests(model_name=model_name, semver=found.semver)
-        if not requests or requests[0].status not in {"approved", "superseded"}:
-            return
-        request = requests[0]
-        if request.status == "approved":
-            request = self.look(request)
-        elif newest_status(self._engine, model_name, found.semver) == "approved":
-            return  # a later decision stands for the superseded request
-        if request.status != "approved":
-            error = ApprovalRefusedError(
-                "evidence_changed",
-                f"{model_name} {found.semver}: the evidence changed after the approval, which is void; "
-                "run the lifecycle for a new decision",
-            )
-            self.record_refusal(model_name, found.semver, user, error)
-            raise error
-
-    def record_refusal(self, model_name: str, version: str, user: str, error: ApprovalRefusedError) -> None:
-        """Write the audit event of a try that was refused, in a transaction of its own."""
-        with transaction(self._engine) as session:
-            audit_refusal(session, model_name, version, user, error, {}, self._clock.now())
+        gate = ApprovalGate(self._engine, self._registry, self._clock, self._evidence_of)
+        gate.require_current(model_name, version, user=user)
 
     def request(self, model_name: str, semver: str) -> ApprovalRequest:
         """Return the newest request of a version.
@@ -274,7 +259,7 @@ class Approvals:
     def annotate(self, request: ApprovalRequest) -> None:
         """Write what people decided on the version's tags, for readers of the model store."""
         last = request.votes[-1]
-        who = {"approved_by" if request.status == "approved" else "rejected_by": ", ".join(_said(request))}
+        who = {"approved_by" if request.status == "approved" else "rejected_by": ", ".join(request.decided_by)}
         tags = {"approval_status": request.status, "approved_at": last.voted_at.isoformat()}
         comments = "; ".join(f"{vote.approver}: {vote.comment}" for vote in request.votes)
         self._registry.annotate(
@@ -294,7 +279,9 @@ class Approvals:
             "evidence_changed" if request.status == "superseded" else "already_decided",
             f"{request.model_name} {request.semver} is not approved: the request is {request.status}",
         )
-        self.record_refusal(request.model_name, request.semver, APPROVALS_USER, error)
+        with transaction(self._engine) as session:
+            now = self._clock.now()
+            audit_refusal(session, request.model_name, request.semver, APPROVALS_USER, error, {}, now)
         return error
 
     def _known(self, model_name: str, version: str, user: str, said: Mapping[str, Any]) -> RegisteredVersion:
@@ -323,6 +310,7 @@ class Approvals:
         """Take one step with a vote, in one transaction; `early` believes the evidence and only refuses."""
         now = self._clock.now()
         with transaction(self._engine) as session:
+            lock_model(session, version.model_name)
             record = newest_request(session, version.model_name, version.semver, lock=True)
             if record is None:
                 step = Step("open", refusal=nobody_asked(version.model_name, version.semver))
@@ -348,20 +336,3 @@ def open_approvals(settings: Settings, engine: Engine, clock: Clock, registry: M
         return tuple(sorted(waiver.id for waiver in waivers_at(engine, model_name, clock.now())))
 
     return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry, waivers))
-
-
-def newest_status(engine: Engine, model_name: str, semver: str) -> str | None:
-    """Return the status of the newest decision on a version, None without one."""
-    with read_transaction(engine) as session:
-        return session.scalars(
-            select(DecisionRecord.status)
-            .where(DecisionRecord.model_name == model_name, DecisionRecord.semver == semver)
-            .order_by(DecisionRecord.id.desc())
-            .limit(1)
-        ).one_or_none()
-
-
-def _said(request: ApprovalRequest) -> tuple[str, ...]:
-    if request.status == "approved":
-        return request.approved_by
-    return tuple(vote.approver for vote in request.votes if vote.decision == "reject")

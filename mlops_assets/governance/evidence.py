@@ -1,7 +1,8 @@
-"""What an approval is bound to: the validation report, the model's weights, the training data, as they are now."""
+"""What a decision is bound to: the validation report, the model's files, the training data, as they are now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mlops_assets.evaluation.report import REPORT_JSON, read_report
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
@@ -10,6 +11,8 @@ from mlops_assets.foundation.files import digest
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import RegisteredVersion
+
+_PARTS = {"report": "validation report", "weights": "model files", "data": "training data", "waivers": "waivers"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,26 @@ class ApprovalEvidence:
         """Hex sha256 over all of it."""
         hashes = {"report": self.report_hash, "weights": self.weights_hash, "data": self.data_hash}
         return digest({**hashes, "waivers": list(self.waivers)} if self.waivers else hashes)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the parts, as they are stored with a decision."""
+        return {
+            "report": self.report_hash,
+            "weights": self.weights_hash,
+            "data": self.data_hash,
+            "waivers": list(self.waivers),
+        }
+
+    def changes(self, known_hash: str, known: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """Name what is not as it was in the evidence with `known_hash` and parts `known`; empty when all of it is.
+
+        Where the parts are not on record, the evidence as a whole is named.
+        """
+        if self.hash == known_hash:
+            return ()
+        now = self.facts()
+        parts = [words for part, words in _PARTS.items() if known is not None and known.get(part) != now[part]]
+        return tuple(parts) or ("evidence",)
 
 
 class EvidenceReader:

@@ -50,12 +50,12 @@ class Office:
         self, index: int = 0, status: ApprovalStatus = "requires_review", *, gap: float = 3.25, user: str = "ana"
     ) -> RecordedDecision:
         """Register a good run as version 1.<index>.0, and record the policy's decision on it."""
-        report_hash = self.write_report(index, gap=gap)
+        self.write_report(index, gap=gap)
         version = self.registry.register(self.runs.candidate(index, user=user), SPEC)
         return record_decision(
             version,
             Decision(status, "high", (f"because {status}",), ()),
-            evidence_hash=report_hash,
+            evidence=self.approvals.evidence(version),
             engine=self.engine,
             registry=self.registry,
             clock=self.clock,

@@ -205,7 +205,7 @@ def test_the_report_is_there_for_machines_and_for_people(first: Run, world: Worl
     """The decision's evidence could not be read any more, or was another one than what people had looked at."""
     facts = first.facts("validation_report", agent)
     report = read_report(Path(facts["report_json"]))
-    assert facts["evidence_hash"] == report.evidence_hash == first.facts("approval", agent)["evidence_hash"]
+    assert facts["evidence_hash"] == report.evidence_hash == first.facts("approval", agent)["report_hash"]
     assert facts["verdict"] == report.verdict == "pass"
     assert report.comparison is None
     assert report.identity.run_id == first.facts("dqn_model", agent)["run_id"]
