@@ -38,7 +38,9 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
         recorded = record_decision(
             version,
             evaluate_for_approval(
-                Evidence.from_report(report, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"),
+                Evidence.from_report(
+                    report, evidence, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"
+                ),
                 platform.profile.governance,
                 {waiver.check_name: str(waiver) for waiver in waivers},
             ),

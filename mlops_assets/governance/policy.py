@@ -2,7 +2,8 @@
 
 Order of judgement, first match wins:
 
-1. an absolute check (accuracy, latency, security scan) fails and is not waived: rejected, however small the risk;
+1. an absolute check (accuracy, latency, security scan, model files and training data as evaluated) fails and is not
+   waived: rejected, however small the risk;
 2. high risk (new architecture, or accuracy more than the limit below the champion's): requires review by people,
    although the improvement check fails too, since a drop may be wanted;
 3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from mlops_assets.evaluation.gates import Gate, gate
 from mlops_assets.evaluation.report import ValidationReport
 from mlops_assets.foundation.profiles import EvaluationPolicy, GovernancePolicy
+from mlops_assets.governance.evidence import ApprovalEvidence, Finding
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]
 Risk = Literal["low", "high"]
@@ -34,7 +36,8 @@ class Evidence(BaseModel):
     """What a decision rests on.
 
     `improvement_percent` is relative to the champion's accuracy; None where it is undefined (champion at 0) or unknown.
-    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report.
+    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report. `model` and `snapshot` say whether
+    the model's files and the training data are still those that were evaluated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,14 +50,18 @@ class Evidence(BaseModel):
     improvement_percent: float | None
     accuracy_drop: float | None
     gates: tuple[Gate, ...]
-    evidence_hash: str
+    model: Finding
+    snapshot: Finding
 
     @classmethod
-    def from_report(cls, report: ValidationReport, *, architecture_change: bool = False) -> "Evidence":
+    def from_report(
+        cls, report: ValidationReport, found: ApprovalEvidence, *, architecture_change: bool = False
+    ) -> "Evidence":
         """Take the evidence from a validation report.
 
         Args:
             report: of the version to decide on.
+            found: what was found when the model's files and its training data were read again.
             architecture_change: declared by the run's tag `architecture_change`, beside what the report found itself.
         """
         comparison = report.comparison
@@ -67,7 +74,8 @@ class Evidence(BaseModel):
             improvement_percent=comparison.improvement_percent if comparison else None,
             accuracy_drop=comparison.accuracy_drop if comparison else None,
             gates=report.gates,
-            evidence_hash=report.evidence_hash,
+            model=found.model,
+            snapshot=found.snapshot,
         )
 
 
@@ -160,11 +168,21 @@ def _checks(evidence: Evidence, policy: GovernancePolicy) -> tuple[Gate, ...]:
     checks = [
         gate("governance_accuracy", "absolute", evidence.accuracy, ">=", policy.min_accuracy, lacking=lacking),
         gate("governance_latency_p95_ms", "absolute", evidence.latency_p95_ms, "<=", policy.max_latency_ms),
+        _unchanged("model_as_evaluated", evidence.model),
         *evidence.gates,
     ]
+    if evidence.snapshot.verdict != "not checked":
+        # Gone by retention, or on another machine, is no reason to ask people: the recorded hashes still count.
+        checks.append(_unchanged("data_as_recorded", evidence.snapshot))
     if evidence.champion_version is not None:
         checks.append(_improvement(evidence, policy))
     return tuple(checks)
+
+
+def _unchanged(name: str, finding: Finding) -> Gate:
+    value = {"same": 0.0, "differs": 1.0, "not checked": None}[finding.verdict]
+    judged = gate(name, "security", value, "<=", 0.0, lacking=finding.words if value is None else "")
+    return judged.model_copy(update={"reason": f"{name}: {finding}"})
 
 
 def _improvement(evidence: Evidence, policy: GovernancePolicy) -> Gate:

@@ -47,10 +47,20 @@ class Office:
         return report.evidence_hash
 
     def decide(
-        self, index: int = 0, status: ApprovalStatus = "requires_review", *, gap: float = 3.25, user: str = "ana"
+        self,
+        index: int = 0,
+        status: ApprovalStatus = "requires_review",
+        *,
+        gap: float = 3.25,
+        user: str = "ana",
+        report: bool = True,
     ) -> RecordedDecision:
-        """Register a good run as version 1.<index>.0, and record the policy's decision on it."""
-        self.write_report(index, gap=gap)
+        """Register a good run as version 1.<index>.0, and record the policy's decision on it.
+
+        Without `report`, on the one that is there.
+        """
+        if report:
+            self.write_report(index, gap=gap)
         version = self.registry.register(self.runs.candidate(index, user=user), SPEC)
         return record_decision(
             version,

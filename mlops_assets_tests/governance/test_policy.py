@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mlops_assets.evaluation.gates import Gate, Layer, Verdict
 from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.governance.evidence import Finding
 from mlops_assets.governance.policy import Decision, Evidence, evaluate_for_approval
 
 POLICY = load_profile("aiwebtest").governance
@@ -34,7 +35,8 @@ def evidence(**changes: object) -> Evidence:
         "improvement_percent": 4.0,
         "accuracy_drop": 0.0,
         "gates": passing,
-        "evidence_hash": "e",
+        "model": Finding("same"),
+        "snapshot": Finding("same"),
     }
     return Evidence.model_validate({**values, **changes})
 
@@ -236,3 +238,19 @@ def test_a_waiver_excuses_its_own_check_only() -> None:
     decision = waived(slow_and_few, "governance_latency_p95_ms")
     assert decision.status == "requires_review"
     assert "waived by" in decision.reasons[-1]
+
+
+@pytest.mark.parametrize("part", ["model", "snapshot"])
+def test_what_was_swapped_since_the_evaluation_is_rejected(part: str) -> None:
+    """A file put in between evaluation and decision has the figures of another model, and its approval."""
+    name = {"model": "model_as_evaluated", "snapshot": "data_as_recorded"}[part]
+    decision = judge(evidence(**{part: Finding("differs", "another file")}))
+    assert (decision.status, decision.reasons) == ("rejected", (f"{name}: differs: another file",))
+    # Nobody may waive it, and a review is not asked for.
+    assert waived(evidence(**{part: Finding("differs", "x")}, architecture_change=True), name).status == "rejected"
+
+
+@pytest.mark.parametrize(("part", "status"), [("model", "requires_review"), ("snapshot", "approved")])
+def test_what_could_not_be_checked(part: str, status: str) -> None:
+    """A report that does not say which model it is about passes as if it did; or retention stops every approval."""
+    assert judge(evidence(**{part: Finding("not checked", "gone")})).status == status
