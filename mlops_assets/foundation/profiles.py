@@ -3,6 +3,7 @@
 Nothing has a default here: a profile spells every number, so that no threshold lives in code.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mlops_assets.foundation.errors import SettingsError
 
 _FOLDER = Path(__file__).parent / "profiles"
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+")
+_LONGEST_ADDRESS = 254
 
 
-def _real_address(address: str) -> str:
-    local, _, domain = address.partition("@")
-    if not local or "." not in domain:
+def real_address(address: str) -> str:
+    """Return the address if it is one of a person, as far as its form tells.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if _ADDRESS.fullmatch(address) is None or len(address) > _LONGEST_ADDRESS:
         raise ValueError(f"{address!r} is not an e-mail address")
     return address
 
@@ -27,7 +34,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-EmailAddress = Annotated[str, AfterValidator(_real_address)]
+EmailAddress = Annotated[str, AfterValidator(real_address)]
 Role = Literal["ml_engineer", "mlops", "sre"]
 Roles = Annotated[tuple[Role, ...], Field(strict=False)]
 Permission = Literal["deploy_staging", "deploy_production", "rollback", "scale"]

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.profiles import GovernancePolicy
-from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord, AuditEvent
+from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord
 from mlops_assets.governance.approval_events import (
     APPROVALS_USER,
     APPROVED,
@@ -24,11 +23,12 @@ from mlops_assets.governance.approval_events import (
     VOTED,
     audit_request,
 )
+from mlops_assets.governance.approval_people import author_of, eligible, too_few_note
 from mlops_assets.governance.approval_requests import newest_request, votes_on
 from mlops_assets.governance.approval_state import Look, RequestStatus, Step, Vote, canonical
 from mlops_assets.governance.decision_records import VOID, append_decision
 from mlops_assets.governance.evidence import ApprovalEvidence
-from mlops_assets.registry.registration import REGISTERED, RegisteredVersion
+from mlops_assets.registry.registration import RegisteredVersion
 
 _CLOSING: Mapping[RequestStatus, str] = {
     "approved": APPROVED,
@@ -46,25 +46,35 @@ def ask(
     *,
     risk: str,
     reasons: Sequence[str],
+    others: Sequence[str],
     now: datetime,
 ) -> ApprovalRequestRecord:
     """Ask the required approvers; asked on the same evidence already, nothing changes.
 
-    A request on other evidence is superseded. One that expired or was superseded is followed by a new one.
+    A request on other evidence is superseded, and one that nobody could approve once the policy names other approvers.
+    One that expired or was superseded is followed by a new one. The reasons say as well what approvers have to know:
+    what was not checked, that no person is the author, or that too few may approve; `others` could be named then.
     """
     newest = newest_request(session, version.model_name, version.semver, lock=True)
     stands = newest is not None and newest.status in {"open", "approved", "rejected"}
-    if newest is not None and stands and newest.evidence_hash == evidence.hash:
+    if newest is not None and stands and newest.evidence_hash == evidence.hash and not _stuck(newest, policy):
         return newest
     supersede(session, version, now)
+    author = author_of(session, version.model_name, version.semver)
+    required = policy.required_approvers_high_risk
+    notes = (
+        too_few_note(required, policy.min_approvals, author, others),
+        author.note,
+        f"training data {evidence.snapshot}" if evidence.snapshot.verdict != "same" else None,
+    )
     record = ApprovalRequestRecord(
         model_name=version.model_name,
         semver=version.semver,
         run_id=version.run_id,
         risk=risk,
-        reasons=list(reasons),
-        author=_author(session, version),
-        required_approvers=list(policy.required_approvers_high_risk),
+        reasons=[*reasons, *(note for note in notes if note is not None)],
+        author=author.person or "",
+        required_approvers=list(required),
         min_approvals=policy.min_approvals,
         report_hash=evidence.report_hash,
         weights_hash=evidence.weights_hash,
@@ -78,7 +88,6 @@ def ask(
     )
     session.add(record)
     session.flush()
-    eligible = [p for p in record.required_approvers if canonical(p) != canonical(record.author)]
     audit_request(
         session,
         REQUESTED,
@@ -87,12 +96,19 @@ def ask(
         now,
         required_approvers=record.required_approvers,
         min_approvals=record.min_approvals,
-        # Too few are left when the author is one of them: the profile needs another approver.
-        eligible_approvers=eligible,
+        eligible_approvers=eligible(required, record.author),
         expires_at=record.expires_at,
-        author=record.author,
+        author=str(author),
     )
     return record
+
+
+def _stuck(record: ApprovalRequestRecord, policy: GovernancePolicy) -> bool:
+    """Tell whether too few may approve, and the policy would ask others now."""
+    if record.status != "open" or len(eligible(record.required_approvers, record.author)) >= record.min_approvals:
+        return False
+    asked = (record.required_approvers, record.min_approvals)
+    return asked != (list(policy.required_approvers_high_risk), policy.min_approvals)
 
 
 def supersede(session: Session, version: RegisteredVersion, now: datetime) -> None:
@@ -171,13 +187,3 @@ def _decision(
         now=now,
     )
     return facts
-
-
-def _author(session: Session, version: RegisteredVersion) -> str:
-    """Who registered the version: from the audit trail, which nobody edits."""
-    query = select(AuditEvent.user).where(
-        AuditEvent.event_type == REGISTERED,
-        AuditEvent.model_name == version.model_name,
-        AuditEvent.version == version.semver,
-    )
-    return session.scalars(query.order_by(AuditEvent.sequence).limit(1)).one_or_none() or ""

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, PermanentError, TransientError
@@ -67,6 +68,7 @@ class Approvals:
         policy: who has to approve, how many of them, and for how long a request stands.
         clock: time of every step.
         evidence_of: the version's evidence as it is now, see `EvidenceReader`.
+        others: people of the role table, who could be named as approvers.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Approvals:
         policy: GovernancePolicy,
         clock: Clock,
         evidence_of: EvidenceOf,
+        others: Sequence[str] = (),
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._policy = policy
         self._clock = clock
         self._evidence_of = evidence_of
+        self._others = others
 
     def evidence(self, version: RegisteredVersion) -> ApprovalEvidence:
         """Return the version's evidence as it is now."""
@@ -101,7 +105,7 @@ class Approvals:
         A request on other evidence is superseded. One that expired or was superseded is followed by a new one.
         """
         now = self._clock.now()
-        return ask(session, version, evidence, self._policy, risk=risk, reasons=reasons, now=now)
+        return ask(session, version, evidence, self._policy, risk=risk, reasons=reasons, others=self._others, now=now)
 
     def supersede(self, session: Session, version: RegisteredVersion) -> None:
         """Close what was asked about the version before, in the caller's transaction; a new decision stands for it."""
@@ -335,4 +339,5 @@ def open_approvals(settings: Settings, engine: Engine, clock: Clock, registry: M
     def waivers(model_name: str) -> tuple[int, ...]:
         return tuple(sorted(waiver.id for waiver in waivers_at(engine, model_name, clock.now())))
 
-    return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry, waivers))
+    people = tuple(access_control(settings).people)
+    return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry, waivers), people)

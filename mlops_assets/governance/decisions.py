@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Literal, cast
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.tables import DecisionRecord
+from mlops_assets.governance.approval_people import author_of
 from mlops_assets.governance.approval_requests import ApprovalRequest
 from mlops_assets.governance.approvals import Approvals
 from mlops_assets.governance.decision_records import append_decision, newest_decision
@@ -79,7 +81,7 @@ def record_decision(
         user: who decided.
         approvals: where people are asked; without it nobody is, and a version that requires review waits.
     """
-    record, recorded = _store(
+    record, recorded, reasons = _store(
         engine, version, decision, evidence=evidence, now=clock.now(), user=user, approvals=approvals
     )
     if approvals is not None and record.request_id is not None:
@@ -91,7 +93,7 @@ def record_decision(
         {
             "approval_status": status,
             "approval_risk": record.risk,
-            "approval_reasons": "; ".join(record.reasons),
+            "approval_reasons": "; ".join(reasons),
             "approved_by" if status == "approved" else "decided_by": record.decided_by,
             "decided_at": record.decided_at.isoformat(),
         },
@@ -101,7 +103,7 @@ def record_decision(
         semver=version.semver,
         status=status,
         risk=cast("Risk", record.risk),
-        reasons=tuple(record.reasons),
+        reasons=tuple(reasons),
         evidence_hash=record.evidence_hash,
         outcome=_apply(registry, version, status, user),
         recorded=recorded,
@@ -141,16 +143,14 @@ def _store(
     now: datetime,
     user: str,
     approvals: Approvals | None,
-) -> tuple[DecisionRecord, bool]:
-    """Return the decision that counts, and whether it was stored by this call."""
+) -> tuple[DecisionRecord, bool, list[str]]:
+    """Return the decision that counts, whether it was stored by this call, and its reasons, as people are told them."""
     with transaction(engine) as session:
         # One writer after another: two that both found no decision would both store theirs.
         lock_model(session, version.model_name)
         newest = newest_decision(session, version.model_name, version.semver)
         if newest is not None and _stands(newest, decision, evidence):
-            if approvals is not None and newest.status == "requires_review":
-                approvals.open(session, version, evidence, risk=newest.risk, reasons=newest.reasons)
-            return newest, False
+            return newest, False, _ask(session, version, newest, evidence, approvals)
         if approvals is not None:
             # Before the new decision, which has to be the newest.
             approvals.supersede(session, version)
@@ -168,18 +168,30 @@ def _store(
             request_id=None,
             now=now,
         )
+        author = str(author_of(session, version.model_name, version.semver))
         append_event(
             session,
             event_type=_EVENTS[decision.status],
             model_name=version.model_name,
             version=version.semver,
             user=user,
-            details={"decision": facts, "run_id": version.run_id},
+            details={"decision": facts, "author": author, "run_id": version.run_id},
             now=now,
         )
-        if approvals is not None and decision.status == "requires_review":
-            approvals.open(session, version, evidence, risk=decision.risk, reasons=decision.reasons)
-        return record, True
+        return record, True, _ask(session, version, record, evidence, approvals)
+
+
+def _ask(
+    session: Session,
+    version: RegisteredVersion,
+    record: DecisionRecord,
+    evidence: ApprovalEvidence,
+    approvals: Approvals | None,
+) -> list[str]:
+    """Ask people where the decision leaves it to them; returns the reasons, with what approvers have to know."""
+    if approvals is None or record.status != "requires_review":
+        return record.reasons
+    return approvals.open(session, version, evidence, risk=record.risk, reasons=record.reasons).reasons
 
 
 def _stands(newest: DecisionRecord, decision: Decision, evidence: ApprovalEvidence) -> bool:

@@ -1,7 +1,7 @@
 """Fixtures of the governance room's tests: versions that wait for people, with real evidence."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ class Office:
         status: ApprovalStatus = "requires_review",
         *,
         gap: float = 3.25,
-        user: str = "ana",
+        author: str | None = "ana",
         report: bool = True,
     ) -> RecordedDecision:
         """Register a good run as version 1.<index>.0, and record the policy's decision on it.
@@ -61,7 +61,8 @@ class Office:
         """
         if report:
             self.write_report(index, gap=gap)
-        version = self.registry.register(self.runs.candidate(index, user=user), SPEC)
+        candidate = replace(self.runs.candidate(index, user=author or "dagster:retrain"), author=author)
+        version = self.registry.register(candidate, SPEC)
         return record_decision(
             version,
             Decision(status, "high", (f"because {status}",), ()),

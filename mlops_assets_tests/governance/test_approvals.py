@@ -98,7 +98,7 @@ def test_refused_tries_have_a_reason_and_an_audit_event(office: Office) -> None:
     """A try that fails in silence is tried again until it passes."""
     assert refused(office, ML, version="9.9.9") == "unknown_version"
     assert refused(office, ML, version="nonsense" * 20 + "\x00") == "unknown_version"
-    office.decide(0, user=ML)
+    office.decide(0, author=ML)
     assert refused(office, "eve@company.com") == "wrong_role"
     assert refused(office, ML) == "own_model"
     vote(office, QA)

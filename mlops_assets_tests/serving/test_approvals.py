@@ -112,7 +112,7 @@ def test_two_tokens_approve(small_office: Office, door: Door) -> None:
 
 def test_refusals(small_office: Office, door: Door) -> None:
     """Whoever has any token at all approves, or a refused try leaves no trace."""
-    small_office.decide(user=ML)
+    small_office.decide(author=ML)
     other = f"/approvals/{SPEC.registered_model}/9.9.9"
     assert (door.vote("ci").status_code, door.vote("ci").json()["title"]) == (403, "Not a required approver")
     assert (door.vote(ML).status_code, door.vote(ML).json()["title"]) == (403, "Own model")
