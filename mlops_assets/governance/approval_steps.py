@@ -136,7 +136,7 @@ def take(
             )
         )
         session.flush()
-        audit_request(session, VOTED, record, user, now, comment=vote.comment, **said)
+        audit_request(session, VOTED, record, user, now, comment=vote.comment, voted_at=now, **said)
     if step.status != record.status:
         close(session, record, step.status, user, now, found=vote.evidence_hash)
 

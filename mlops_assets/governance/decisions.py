@@ -25,7 +25,8 @@ from mlops_assets.registry.registration import RegisteredVersion
 from mlops_assets.registry.version_records import lock_model
 
 POLICY_USER = "governance-policy"
-_EVENTS: dict[ApprovalStatus, str] = {
+# Event by the status that was decided.
+DECIDED: dict[ApprovalStatus, str] = {
     "approved": "model_approved",
     "rejected": "model_rejected",
     "requires_review": "model_review_required",
@@ -171,7 +172,7 @@ def _store(
         author = str(author_of(session, version.model_name, version.semver))
         append_event(
             session,
-            event_type=_EVENTS[decision.status],
+            event_type=DECIDED[decision.status],
             model_name=version.model_name,
             version=version.semver,
             user=user,
