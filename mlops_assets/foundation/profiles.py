@@ -114,13 +114,16 @@ class EvaluationPolicy(_Section):
 class GovernancePolicy(_Section):
     """When a registered version is approved, waits for people, or is rejected. All limits are inclusive.
 
-    `min_improvement_percent`: relative to the champion's accuracy. `high_risk_accuracy_drop`: absolute, as a share.
+    `min_improvement_percent`: relative to the champion's accuracy. `min_off_policy_gain`: reward of an episode by which
+    the lower bound of the version's `avg_reward` has to exceed what was earned on the logged episodes; None is no such
+    check. `high_risk_accuracy_drop`: absolute, as a share.
     `min_approvals`: how many of the required approvers have to approve; a request ends after `approval_expiry_hours`.
     """
 
     min_accuracy: Share
     max_latency_ms: Positive
     min_improvement_percent: Finite
+    min_off_policy_gain: Finite | None
     high_risk_accuracy_drop: Share
     high_risk_new_architecture: bool
     auto_approve_low_risk: bool

@@ -8,11 +8,12 @@ Order of judgement, first match wins:
    although the improvement check fails too, since a drop may be wanted;
 3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
 4. a slice gap beyond its limit: requires review;
-5. not better than the champion beyond chance, or by less than the minimum, and that is not waived: rejected;
+5. worth less than what was earned on the logged episodes, or not better than the champion beyond chance, or by less
+   than the minimum, and that is not waived: rejected;
 6. a waiver was needed to get here: requires review, since a waiver lets people approve and never approves by itself;
 7. low risk: approved when the policy approves low risk by itself, else requires review.
 
-A first version has no champion, so only the absolute checks and the bias check apply to it.
+A first version has no champion, so only the absolute checks, the bias check and the value on the logs apply to it.
 """
 
 from collections.abc import Mapping
@@ -30,13 +31,16 @@ ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]
 Risk = Literal["low", "high"]
 
 _ABSOLUTE = ("absolute", "security")
+OFF_POLICY_GAIN = "governance_off_policy_gain"
 
 
 class Evidence(BaseModel):
     """What a decision rests on.
 
     `improvement_percent` is relative to the champion's accuracy; None where it is undefined (champion at 0) or unknown.
-    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report. `model` and `snapshot` say whether
+    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report. `avg_reward_low` is the
+    lower bound of what an episode earns under the version, by `avg_reward_method`, and `logged_return` what the episodes
+    earned on which that was estimated: under the champion where it made them. `model` and `snapshot` say whether
     the model's files and the training data are still those that were evaluated.
     """
 
@@ -50,6 +54,9 @@ class Evidence(BaseModel):
     improvement_percent: float | None
     accuracy_drop: float | None
     gates: tuple[Gate, ...]
+    avg_reward_low: float | None
+    logged_return: float | None
+    avg_reward_method: str
     model: Finding
     snapshot: Finding
 
@@ -64,7 +71,7 @@ class Evidence(BaseModel):
             found: what was found when the model's files and its training data were read again.
             architecture_change: declared by the run's tag `architecture_change`, beside what the report found itself.
         """
-        comparison = report.comparison
+        comparison, reward = report.comparison, report.intervals.get("avg_reward")
         return cls(
             accuracy=report.metrics.get("accuracy"),
             latency_p95_ms=report.metrics.get("latency_p95_ms"),
@@ -74,6 +81,9 @@ class Evidence(BaseModel):
             improvement_percent=comparison.improvement_percent if comparison else None,
             accuracy_drop=comparison.accuracy_drop if comparison else None,
             gates=report.gates,
+            avg_reward_low=reward.low if reward is not None else None,
+            logged_return=report.off_policy.logged_return.estimate if report.off_policy is not None else None,
+            avg_reward_method=report.avg_reward_method,
             model=found.model,
             snapshot=found.snapshot,
         )
@@ -141,7 +151,7 @@ def _approvers(policy: GovernancePolicy) -> str:
 
 def waivable(name: str, policy: EvaluationPolicy) -> bool:
     """Tell whether a check may be waived: every limit may, a finding of the security scan never."""
-    known = {"governance_accuracy", "governance_latency_p95_ms", "governance_improvement_percent"}
+    known = {"governance_accuracy", "governance_latency_p95_ms", "governance_improvement_percent", OFF_POLICY_GAIN}
     known |= {"accuracy", "latency_p95_ms", "max_slice_gap_points", "accuracy_gain_over_champion_low"}
     optional = {"f1": policy.min_f1, "roc_auc": policy.min_roc_auc, "model_size_mb": policy.max_model_size_mb}
     return name in known | {one for one, limit in optional.items() if limit is not None}
@@ -174,9 +184,21 @@ def _checks(evidence: Evidence, policy: GovernancePolicy) -> tuple[Gate, ...]:
     if evidence.snapshot.verdict != "not checked":
         # Gone by retention, or on another machine, is no reason to ask people: the recorded hashes still count.
         checks.append(_unchanged("data_as_recorded", evidence.snapshot))
+    if policy.min_off_policy_gain is not None:
+        checks.append(_off_policy_gain(evidence, policy.min_off_policy_gain))
     if evidence.champion_version is not None:
         checks.append(_improvement(evidence, policy))
     return tuple(checks)
+
+
+def _off_policy_gain(evidence: Evidence, minimum: float) -> Gate:
+    """Judge the lower bound: logs too few for an estimate, and no environment to measure in, leave it unknown."""
+    gain, lacking = None, f"{OFF_POLICY_GAIN}: {evidence.avg_reward_method}"
+    if evidence.avg_reward_low is not None and evidence.logged_return is not None:
+        gain, lacking = evidence.avg_reward_low - evidence.logged_return, ""
+    elif evidence.logged_return is None:
+        lacking = f"{OFF_POLICY_GAIN}: no logged episode is complete, so there is nothing to compare with"
+    return gate(OFF_POLICY_GAIN, "off_policy", gain, ">=", minimum, lacking=lacking)
 
 
 def _unchanged(name: str, finding: Finding) -> Gate:
