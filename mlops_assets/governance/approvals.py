@@ -6,7 +6,7 @@ approval would give it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -68,7 +68,7 @@ class Approvals:
         policy: who has to approve, how many of them, and for how long a request stands.
         clock: time of every step.
         evidence_of: the version's evidence as it is now, see `EvidenceReader`.
-        others: people of the role table, who could be named as approvers.
+        others: gives the people of the role table, who could be named as approvers.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Approvals:
         policy: GovernancePolicy,
         clock: Clock,
         evidence_of: EvidenceOf,
-        others: Sequence[str] = (),
+        others: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._engine = engine
         self._registry = registry
@@ -105,7 +105,7 @@ class Approvals:
         A request on other evidence is superseded. One that expired or was superseded is followed by a new one.
         """
         now = self._clock.now()
-        return ask(session, version, evidence, self._policy, risk=risk, reasons=reasons, others=self._others, now=now)
+        return ask(session, version, evidence, self._policy, risk=risk, reasons=reasons, others=self._others(), now=now)
 
     def supersede(self, session: Session, version: RegisteredVersion) -> None:
         """Close what was asked about the version before, in the caller's transaction; a new decision stands for it."""
@@ -339,5 +339,7 @@ def open_approvals(settings: Settings, engine: Engine, clock: Clock, registry: M
     def waivers(model_name: str) -> tuple[int, ...]:
         return tuple(sorted(waiver.id for waiver in waivers_at(engine, model_name, clock.now())))
 
-    people = tuple(access_control(settings).people)
+    def people() -> tuple[str, ...]:
+        return tuple(access_control(settings).people)
+
     return Approvals(engine, registry, policy, clock, EvidenceReader(settings, registry, waivers), people)

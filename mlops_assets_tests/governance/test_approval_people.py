@@ -86,7 +86,7 @@ def test_the_remedy_works_at_once(office: Office) -> None:
     office.decide(author=ML)
     more = office.approvals._policy.model_copy(update={"required_approvers_high_risk": (ML, QA, OPS)})
     office.approvals = Approvals(
-        office.engine, office.registry, more, office.clock, office.approvals.evidence, others=(OPS,)
+        office.engine, office.registry, more, office.clock, office.approvals.evidence, others=lambda: (OPS,)
     )
     office.decide(author=ML)
     newest, older = office.approvals.requests()
