@@ -1,9 +1,9 @@
 """Pass, fail or insufficient data, by the thresholds of the policy profile. Nothing is measured here.
 
 Layers, from the least a model must do to the most: `absolute` (accuracy, latency, F1, ROC AUC, size), `security`,
-`slices` (no UI framework or browser left behind), `champion` (better than the model in production, beyond chance). A
-first model has no champion and so no gate in that layer. Thresholds are inclusive; only "better than the champion" is
-strict.
+`slices` (no UI framework or browser left behind), `off_policy` (worth what was earned on the logged episodes, beyond
+chance; governance's own), `champion` (better than the model in production, beyond chance). A first model has no champion
+and so no gate in that layer. Thresholds are inclusive; only "better than the champion" is strict.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from mlops_assets.foundation.profiles import EvaluationPolicy
 
 Verdict = Literal["pass", "fail", "insufficient_data"]
-Layer = Literal["absolute", "security", "slices", "champion"]
+Layer = Literal["absolute", "security", "slices", "off_policy", "champion"]
 Comparison = Literal[">=", "<=", ">"]
 
 

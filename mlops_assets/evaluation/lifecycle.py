@@ -24,6 +24,7 @@ from mlops_assets.evaluation.report import (
 )
 from mlops_assets.experiences.environment import ExperienceSource
 from mlops_assets.experiences.replay.source import HistoryReplay
+from mlops_assets.experiences.snapshots import Snapshot, open_snapshot
 from mlops_assets.experiences.sources import experience_source
 from mlops_assets.features.training_set import TrainingSet
 from mlops_assets.foundation.agents import AgentSpec
@@ -32,7 +33,7 @@ from mlops_assets.foundation.files import atomic_write
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import PolicyProfile
 from mlops_assets.foundation.settings import Settings
-from mlops_assets.training.artifacts import ArtifactFolder
+from mlops_assets.training.artifacts import ArtifactFolder, served_hash
 from mlops_assets.training.checkpoint import load_checkpoint
 from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets.training.tracking import TrainingTracker
@@ -116,7 +117,9 @@ def _measure(
 ) -> ValidationReport:
     run_id = model["run_id"]
     source = experience_source(settings, spec, engine)
-    under_test = _under_test(model, training_set, spec, ArtifactFolder(settings.paths.models(spec.name) / run_id))
+    snapshot = open_snapshot(spec.name, model["data_hash"], paths=settings.paths, engine=engine)
+    files = ArtifactFolder(settings.paths.models(spec.name) / run_id)
+    under_test = _under_test(model, training_set, spec, files, snapshot)
     champion = find_champion(spec, engine=engine, paths=settings.paths, tracker=tracker)
     return evaluate(
         under_test,
@@ -148,7 +151,7 @@ def finish_report(spec: AgentSpec, run_id: str, *, paths: ArtifactPaths, tracker
 
 
 def _under_test(
-    model: Mapping[str, Any], training_set: TrainingSet, spec: AgentSpec, files: ArtifactFolder
+    model: Mapping[str, Any], training_set: TrainingSet, spec: AgentSpec, files: ArtifactFolder, snapshot: Snapshot
 ) -> ModelUnderTest:
     network = load_checkpoint(files.checkpoint).network
     return ModelUnderTest(
@@ -160,6 +163,7 @@ def _under_test(
             training_hash=model["identity"],
             architecture=architecture(network),
             training_rows=training_set.rows,
+            served_hash=served_hash(files.onnx, snapshot.embedder() if spec.text_dimensions else None),
         ),
         policy=GreedyPolicy.from_onnx(files.onnx),
         runtime="onnxruntime",

@@ -30,7 +30,8 @@ _WHOLE = 1000
 class ModelIdentity(BaseModel):
     """Which model was evaluated, and on what it was trained.
 
-    `training_hash` identifies what was trained: training set, configuration, seed and code.
+    `training_hash` identifies what was trained: training set, configuration, seed and code. `served_hash` is of the files
+    that serving takes, as they were evaluated; None in a report of an older version of this project.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class ModelIdentity(BaseModel):
     training_hash: str
     architecture: str
     training_rows: int
+    served_hash: str | None = None
 
 
 class Holdout(BaseModel):
@@ -94,7 +96,11 @@ class ValidationReport(BaseModel):
     @property
     def evidence_hash(self) -> str:
         """Hex sha256 of everything in the report but the time it was written: what a decision is bound to."""
-        return digest(self.model_dump(mode="json", exclude={"created_at"}))
+        document = self.model_dump(mode="json", exclude={"created_at"})
+        # Older reports keep the hash that decisions were bound to.
+        if self.identity.served_hash is None:
+            del document["identity"]["served_hash"]
+        return digest(document)
 
     def gate(self, name: str) -> Gate | None:
         """Return the gate of that name, None when the policy has no such gate."""

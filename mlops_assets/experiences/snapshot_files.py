@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -29,7 +29,7 @@ from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.experiences.window import Taken, Window
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.files import atomic_folder, canonical_json
+from mlops_assets.foundation.files import atomic_folder, canonical_json, sha256_file
 
 DECISIONS = Path("decisions")
 LABELS = Path("labels")
@@ -67,8 +67,7 @@ class SnapshotContent:
     @property
     def data_hash(self) -> str:
         """Hex sha256 over the sorted paths and hashes of the data files; wall time has no part in it."""
-        lines = sorted(f"{file.path.as_posix()} {file.sha256}" for file in self.files)
-        return sha256("\n".join(lines).encode()).hexdigest()
+        return _data_hash((file.path, file.sha256) for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -233,6 +232,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{folder} lacks {len(missing)} of its {len(listed)} files, first {missing[0]}; {advice}")
     return manifest
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Return every data file that lies in a snapshot's folder now, whether its manifest lists it or not."""
+    derived = {folder / EMBEDDER, folder / MANIFEST}
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file not in derived)
+
+
+def data_hash_now(folder: Path) -> str:
+    """Hash the data files as they lie there now, each read in full; the folder's own name while nothing was changed."""
+    return _data_hash((file.relative_to(folder), sha256_file(file)) for file in data_files(folder))
+
+
+def _data_hash(files: Iterable[tuple[Path, str]]) -> str:
+    lines = sorted(f"{path.as_posix()} {file_hash}" for path, file_hash in files)
+    return sha256("\n".join(lines).encode()).hexdigest()
 
 
 def is_whole(folder: Path) -> bool:

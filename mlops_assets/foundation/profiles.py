@@ -3,6 +3,7 @@
 Nothing has a default here: a profile spells every number, so that no threshold lives in code.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mlops_assets.foundation.errors import SettingsError
 
 _FOLDER = Path(__file__).parent / "profiles"
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+")
+_LONGEST_ADDRESS = 254
 
 
-def _real_address(address: str) -> str:
-    local, _, domain = address.partition("@")
-    if not local or "." not in domain:
+def real_address(address: str) -> str:
+    """Return the address if it is one of a person, as far as its form tells.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if _ADDRESS.fullmatch(address) is None or len(address) > _LONGEST_ADDRESS:
         raise ValueError(f"{address!r} is not an e-mail address")
     return address
 
@@ -27,7 +34,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-EmailAddress = Annotated[str, AfterValidator(_real_address)]
+EmailAddress = Annotated[str, AfterValidator(real_address)]
 Role = Literal["ml_engineer", "mlops", "sre"]
 Roles = Annotated[tuple[Role, ...], Field(strict=False)]
 Permission = Literal["deploy_staging", "deploy_production", "rollback", "scale"]
@@ -107,13 +114,16 @@ class EvaluationPolicy(_Section):
 class GovernancePolicy(_Section):
     """When a registered version is approved, waits for people, or is rejected. All limits are inclusive.
 
-    `min_improvement_percent`: relative to the champion's accuracy. `high_risk_accuracy_drop`: absolute, as a share.
+    `min_improvement_percent`: relative to the champion's accuracy. `min_off_policy_gain`: reward of an episode by which
+    the lower bound of the version's `avg_reward` has to exceed what was earned on the logged episodes; None is no such
+    check. `high_risk_accuracy_drop`: absolute, as a share.
     `min_approvals`: how many of the required approvers have to approve; a request ends after `approval_expiry_hours`.
     """
 
     min_accuracy: Share
     max_latency_ms: Positive
     min_improvement_percent: Finite
+    min_off_policy_gain: Finite | None
     high_risk_accuracy_drop: Share
     high_risk_new_architecture: bool
     auto_approve_low_risk: bool

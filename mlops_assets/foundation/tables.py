@@ -204,10 +204,15 @@ class ModelVersionRecord(Base):
 
 
 class DecisionRecord(Base):
-    """One approval decision on one version, bound to the evidence it was taken on."""
+    """One approval decision on one version, bound to the evidence it was taken on; the newest one counts.
+
+    `evidence` holds the parts behind `evidence_hash`, None where nobody recorded them. `request_id`: the request that
+    people answered, None for a decision of the policy. `pending` is an approval that is void.
+    """
 
     __tablename__ = "decision"
-    __table_args__ = (UniqueConstraint("model_name", "semver", "evidence_hash"),)
+    # No unique key: the same evidence is decided on again when another decision came between. Writers queue by model.
+    __table_args__ = (Index(None, "model_name", "semver", "id"),)
 
     id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=True)
     model_name: Mapped[str] = mapped_column(String(128))
@@ -217,6 +222,8 @@ class DecisionRecord(Base):
     status: Mapped[str] = mapped_column(String(16))
     reasons: Mapped[list[str]]
     evidence_hash: Mapped[str] = mapped_column(String(64))
+    evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    request_id: Mapped[int | None] = mapped_column(ROW_ID, ForeignKey("approval_request.id"))
     decided_at: Mapped[datetime]
     decided_by: Mapped[str]
 
@@ -224,9 +231,9 @@ class DecisionRecord(Base):
 class ApprovalRequestRecord(Base):
     """One question to people about one version, bound to the evidence that they are asked on.
 
-    `evidence_hash` is the digest of the three hashes before it. `status` is open, approved, rejected, expired or
-    superseded; an approved request without `applied_at` has yet to move its version. `notified_by`: ways that took the
-    message to the approvers.
+    `evidence_hash` is the digest of the three hashes before it and of the waivers; `evidence` holds all parts, None in
+    rows of an older version. `status` is open, approved, rejected, expired or superseded; an approved request without
+    `applied_at` has yet to move its version. `notified_by`: ways that took the message to the approvers.
     """
 
     __tablename__ = "approval_request"
@@ -257,6 +264,7 @@ class ApprovalRequestRecord(Base):
     weights_hash: Mapped[str] = mapped_column(String(64))
     data_hash: Mapped[str] = mapped_column(String(64))
     evidence_hash: Mapped[str] = mapped_column(String(64))
+    evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(16), default="open")
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime]

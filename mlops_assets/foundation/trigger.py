@@ -6,6 +6,7 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlops_assets.foundation.errors import InputError
+from mlops_assets.foundation.profiles import real_address
 
 TriggerType = Literal["manual", "schedule", "drift", "accuracy_drop", "volume", "staleness"]
 
@@ -18,6 +19,24 @@ RETRAINING_TAG = "mlops/retraining"
 
 _BY_HAND = "started by hand"
 _MAX_LENGTH = 500
+
+
+def author_in(tags: Mapping[str, str]) -> str | None:
+    """Return the person whose work the run is, None when its tags name nobody.
+
+    Raises:
+        InputError: the tag is no e-mail address, so it would exclude nobody from approving.
+    """
+    tag = tags.get(AUTHOR_TAG)
+    if tag is None:
+        return None
+    try:
+        return real_address(tag.strip())
+    except ValueError:
+        raise InputError(
+            f"run tag {AUTHOR_TAG}={tag!r} is no e-mail address; name the author as approvers are named, such as "
+            "ana@company.com, or leave the tag away"
+        ) from None
 
 
 class TriggerReason(BaseModel):

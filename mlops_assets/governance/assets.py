@@ -9,7 +9,7 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.decisions import RecordedDecision, record_decision
 from mlops_assets.governance.policy import Evidence, evaluate_for_approval
-from mlops_assets.governance.waivers import waivers_at, with_waivers
+from mlops_assets.governance.waivers import all_waivers
 from mlops_assets.registry.assets import model_card, model_registry, registered_model, report_behind
 
 ARCHITECTURE_TAG = "mlops/architecture_change"
@@ -31,19 +31,24 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
         record = platform.record("registered_model", spec.name, context.run.run_id)
         version = registry.version(spec.registered_model, record["semver"])
         report = report_behind(version, platform, spec)
-        waivers = waivers_at(platform.engine, version.model_name, platform.clock.now())
+        approvals = open_approvals(platform.settings, platform.engine, platform.clock, registry)
+        evidence = approvals.evidence(version)
+        # The ones that the evidence names: another may end between two looks at the clock.
+        waivers = [found for found in all_waivers(platform.engine, version.model_name) if found.id in evidence.waivers]
         recorded = record_decision(
             version,
             evaluate_for_approval(
-                Evidence.from_report(report, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"),
+                Evidence.from_report(
+                    report, evidence, architecture_change=context.run.tags.get(ARCHITECTURE_TAG) == "true"
+                ),
                 platform.profile.governance,
                 {waiver.check_name: str(waiver) for waiver in waivers},
             ),
-            evidence_hash=with_waivers(report.evidence_hash, waivers),
+            evidence=evidence,
             engine=platform.engine,
             registry=registry,
             clock=platform.clock,
-            approvals=open_approvals(platform.settings, platform.engine, platform.clock, registry),
+            approvals=approvals,
         )
         context.log.info(f"{spec.name} {recorded.semver}: {recorded.status}, {_summary(recorded)}")
         facts = {
@@ -54,6 +59,7 @@ def approval(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
             "outcome": recorded.outcome,
             "recorded_now": recorded.recorded,
             "evidence_hash": recorded.evidence_hash,
+            "report_hash": evidence.report_hash,
         }
         return Outcome(
             record={**facts, "summary": _summary(recorded)},

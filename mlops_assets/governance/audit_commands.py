@@ -15,7 +15,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.files import canonical_json
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import AuditEvent
-from mlops_assets.governance.approvals import APPROVED
+from mlops_assets.governance.approval_events import APPROVED
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.governance.replay import LiveState, differences, live_state, replayed_state
 from mlops_assets.registry.model_registry import ModelRegistry

@@ -23,8 +23,9 @@ from mlops_assets.foundation.errors import InputError, MlopsError
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.records import read_record
 from mlops_assets.foundation.settings import Settings, load_settings
+from mlops_assets.governance.approval_requests import approval_requests, in_words
 from mlops_assets.governance.approval_state import VoteDecision
-from mlops_assets.governance.approvals import approval_requests, in_words, open_approvals
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.audit_commands import add_audit_commands
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.governance.waivers import all_waivers, grant_waiver, revoke_waiver

@@ -4,24 +4,29 @@ What a decision is follows from `policy.py`, what people say from `approvals.py`
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, cast
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.clock import Clock
-from mlops_assets.foundation.database import read_transaction, transaction
+from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.tables import DecisionRecord
-from mlops_assets.governance.approvals import ApprovalRequest, Approvals
+from mlops_assets.governance.approval_people import author_of
+from mlops_assets.governance.approval_requests import ApprovalRequest
+from mlops_assets.governance.approvals import Approvals
+from mlops_assets.governance.decision_records import append_decision, newest_decision
 from mlops_assets.governance.evidence import ApprovalEvidence
 from mlops_assets.governance.policy import ApprovalStatus, Decision, Risk
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import RegisteredVersion
+from mlops_assets.registry.version_records import lock_model
 
 POLICY_USER = "governance-policy"
-_EVENTS: dict[ApprovalStatus, str] = {
+# Event by the status that was decided.
+DECIDED: dict[ApprovalStatus, str] = {
     "approved": "model_approved",
     "rejected": "model_rejected",
     "requires_review": "model_review_required",
@@ -35,7 +40,8 @@ class RecordedDecision:
     """A stored decision and what it did to the version.
 
     `outcome`: champion (first version), challenger, waiting (for people), rejected, or unchanged when the version had
-    left stage None before. `recorded` is true only in the answer to the call that stored it.
+    left stage None before. `evidence_hash` is of all the evidence, not of the report alone. `recorded` is true only in
+    the answer to the call that stored it.
     """
 
     model_name: str
@@ -52,48 +58,43 @@ def record_decision(
     version: RegisteredVersion,
     decision: Decision,
     *,
-    evidence_hash: str,
+    evidence: ApprovalEvidence,
     engine: Engine,
     registry: ModelRegistry,
     clock: Clock,
     user: str = POLICY_USER,
     approvals: Approvals | None = None,
 ) -> RecordedDecision:
-    """Store a decision once for each (model, version, evidence) and apply it.
+    """Store a decision, unless the newest one on the version says it already, and apply what counts then.
 
     Approved: the version becomes challenger in stage Staging, or champion directly when there is none yet. Requires
-    review: it waits. Rejected: it stays where it is, with the reasons in its tags. A second call with the same evidence
-    stores nothing and keeps the first decision, and completes what a crash left undone. What people decided on the same
-    evidence since stands for the policy's question to them.
+    review: it waits. Rejected: it stays where it is, with the reasons in its tags. A second call stores nothing, and
+    completes what a crash left undone. What people decided on the same evidence stands, unless the policy rejects now
+    what they approved: a limit may have been tightened since.
 
     Args:
         version: the version to decide on.
         decision: of `evaluate_for_approval`.
-        evidence_hash: of what the decision rests on: the validation report, and waivers if any.
+        evidence: what the decision rests on, as it was read for it.
         engine: operational database.
         registry: where the version lives.
         clock: time of the decision.
         user: who decided.
         approvals: where people are asked; without it nobody is, and a version that requires review waits.
     """
-    asked = None
-    if approvals is not None and decision.status == "requires_review":
-        asked = approvals.evidence(version)
-    record, recorded = _store(
-        engine, version, decision, evidence_hash=evidence_hash, clock=clock, user=user, approvals=approvals, asked=asked
+    record, recorded, reasons = _store(
+        engine, version, decision, evidence=evidence, now=clock.now(), user=user, approvals=approvals
     )
+    if approvals is not None and record.request_id is not None:
+        return _by_people(approvals, registry, record, approvals.request_by_id(record.request_id))
     status = cast("ApprovalStatus", record.status)
-    if approvals is not None and status == "requires_review":
-        answered = _answered(approvals, version, (asked or approvals.evidence(version)).hash)
-        if answered is not None:
-            return _by_people(approvals, registry, record, answered)
     registry.annotate(
         version.model_name,
         version.semver,
         {
             "approval_status": status,
             "approval_risk": record.risk,
-            "approval_reasons": "; ".join(record.reasons),
+            "approval_reasons": "; ".join(reasons),
             "approved_by" if status == "approved" else "decided_by": record.decided_by,
             "decided_at": record.decided_at.isoformat(),
         },
@@ -103,26 +104,11 @@ def record_decision(
         semver=version.semver,
         status=status,
         risk=cast("Risk", record.risk),
-        reasons=tuple(record.reasons),
-        evidence_hash=evidence_hash,
+        reasons=tuple(reasons),
+        evidence_hash=record.evidence_hash,
         outcome=_apply(registry, version, status, user),
         recorded=recorded,
     )
-
-
-def decisions_on(engine: Engine, model_name: str, semver: str) -> list[DecisionRecord]:
-    """Return every decision on a version, the newest first."""
-    with read_transaction(engine) as session:
-        query = select(DecisionRecord).where(DecisionRecord.model_name == model_name, DecisionRecord.semver == semver)
-        return list(session.scalars(query.order_by(DecisionRecord.id.desc())))
-
-
-def _answered(approvals: Approvals, version: RegisteredVersion, evidence_hash: str) -> ApprovalRequest | None:
-    """Find what people decided on this evidence."""
-    newest = next(iter(approvals.requests(model_name=version.model_name, semver=version.semver)), None)
-    if newest is None or newest.evidence_hash != evidence_hash or newest.status not in {"approved", "rejected"}:
-        return None
-    return newest
 
 
 def _by_people(
@@ -154,64 +140,67 @@ def _store(
     version: RegisteredVersion,
     decision: Decision,
     *,
-    evidence_hash: str,
-    clock: Clock,
+    evidence: ApprovalEvidence,
+    now: datetime,
     user: str,
     approvals: Approvals | None,
-    asked: ApprovalEvidence | None,
-) -> tuple[DecisionRecord, bool]:
-    try:
-        with transaction(engine) as session:
-            known = _find(session, version, evidence_hash)
-            if known is not None:
-                if approvals is not None and asked is not None and known.status == "requires_review":
-                    approvals.open(session, version, asked, risk=known.risk, reasons=known.reasons)
-                return known, False
-            if approvals is not None:
-                # Before the new decision, which has to be the newest.
-                approvals.supersede(session, version)
-            record = DecisionRecord(
-                model_name=version.model_name,
-                semver=version.semver,
-                run_id=version.run_id,
-                risk=decision.risk,
-                status=decision.status,
-                reasons=list(decision.reasons),
-                evidence_hash=evidence_hash,
-                decided_at=clock.now(),
-                decided_by=user,
-            )
-            session.add(record)
-            session.flush()
-            details = {"risk": decision.risk, "reasons": list(decision.reasons), "evidence_hash": evidence_hash}
-            append_event(
-                session,
-                event_type=_EVENTS[decision.status],
-                model_name=version.model_name,
-                version=version.semver,
-                user=user,
-                details={**details, "run_id": version.run_id},
-                now=clock.now(),
-            )
-            if approvals is not None and asked is not None:
-                approvals.open(session, version, asked, risk=decision.risk, reasons=decision.reasons)
-            return record, True
-    except IntegrityError:
-        # PostgreSQL lets two writers both find nothing; the unique key lets one of them in.
-        with read_transaction(engine) as session:
-            known = _find(session, version, evidence_hash)
-        if known is None:
-            raise
-        return known, False
+) -> tuple[DecisionRecord, bool, list[str]]:
+    """Return the decision that counts, whether it was stored by this call, and its reasons, as people are told them."""
+    with transaction(engine) as session:
+        # One writer after another: two that both found no decision would both store theirs.
+        lock_model(session, version.model_name)
+        newest = newest_decision(session, version.model_name, version.semver)
+        if newest is not None and _stands(newest, decision, evidence):
+            return newest, False, _ask(session, version, newest, evidence, approvals)
+        if approvals is not None:
+            # Before the new decision, which has to be the newest.
+            approvals.supersede(session, version)
+        record, facts = append_decision(
+            session,
+            model_name=version.model_name,
+            semver=version.semver,
+            run_id=version.run_id,
+            risk=decision.risk,
+            status=decision.status,
+            reasons=list(decision.reasons),
+            evidence_hash=evidence.hash,
+            evidence=evidence.facts(),
+            user=user,
+            request_id=None,
+            now=now,
+        )
+        author = str(author_of(session, version.model_name, version.semver))
+        append_event(
+            session,
+            event_type=DECIDED[decision.status],
+            model_name=version.model_name,
+            version=version.semver,
+            user=user,
+            details={"decision": facts, "author": author, "run_id": version.run_id},
+            now=now,
+        )
+        return record, True, _ask(session, version, record, evidence, approvals)
 
 
-def _find(session: Session, version: RegisteredVersion, evidence_hash: str) -> DecisionRecord | None:
-    query = select(DecisionRecord).where(
-        DecisionRecord.model_name == version.model_name,
-        DecisionRecord.semver == version.semver,
-        DecisionRecord.evidence_hash == evidence_hash,
-    )
-    return session.scalars(query).one_or_none()
+def _ask(
+    session: Session,
+    version: RegisteredVersion,
+    record: DecisionRecord,
+    evidence: ApprovalEvidence,
+    approvals: Approvals | None,
+) -> list[str]:
+    """Ask people where the decision leaves it to them; returns the reasons, with what approvers have to know."""
+    if approvals is None or record.status != "requires_review":
+        return record.reasons
+    return approvals.open(session, version, evidence, risk=record.risk, reasons=record.reasons).reasons
+
+
+def _stands(newest: DecisionRecord, decision: Decision, evidence: ApprovalEvidence) -> bool:
+    if newest.evidence_hash != evidence.hash:
+        return False
+    if newest.request_id is not None and newest.status in {"approved", "rejected"}:
+        return decision.status != "rejected" or newest.status == "rejected"
+    return (newest.status, newest.risk) == (decision.status, decision.risk)
 
 
 def _apply(registry: ModelRegistry, version: RegisteredVersion, status: ApprovalStatus, user: str) -> Outcome:

@@ -14,7 +14,9 @@ from sqlalchemy import Engine, select
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import MlopsError
 from mlops_assets.foundation.tables import AuditEvent
-from mlops_assets.governance.approvals import APPLIED, ApprovalRequest, Approvals, approval_requests
+from mlops_assets.governance.approval_events import APPLIED
+from mlops_assets.governance.approval_requests import ApprovalRequest, approval_requests
+from mlops_assets.governance.approvals import Approvals
 
 Notify = Callable[[ApprovalRequest], None]
 _log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pydantic import Field
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.partitions import permanent_failures
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.governance.approvals import in_words, open_approvals
+from mlops_assets.governance.approval_requests import in_words
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.assets import model_registry
 
 

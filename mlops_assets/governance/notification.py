@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 from mlops_assets.foundation.errors import SettingsError, TransientError
 from mlops_assets.foundation.settings import Settings
-from mlops_assets.governance.approvals import ApprovalRequest
+from mlops_assets.governance.approval_requests import ApprovalRequest
 
 # A sensor's tick waits for it.
 _SECONDS = 10.0

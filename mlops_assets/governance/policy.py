@@ -2,16 +2,18 @@
 
 Order of judgement, first match wins:
 
-1. an absolute check (accuracy, latency, security scan) fails and is not waived: rejected, however small the risk;
+1. an absolute check (accuracy, latency, security scan, model files and training data as evaluated) fails and is not
+   waived: rejected, however small the risk;
 2. high risk (new architecture, or accuracy more than the limit below the champion's): requires review by people,
    although the improvement check fails too, since a drop may be wanted;
 3. anything unknown (too little data for a check, a bias check that could not be made): requires review, never approval;
 4. a slice gap beyond its limit: requires review;
-5. not better than the champion beyond chance, or by less than the minimum, and that is not waived: rejected;
+5. worth less than what was earned on the logged episodes, or not better than the champion beyond chance, or by less
+   than the minimum, and that is not waived: rejected;
 6. a waiver was needed to get here: requires review, since a waiver lets people approve and never approves by itself;
 7. low risk: approved when the policy approves low risk by itself, else requires review.
 
-A first version has no champion, so only the absolute checks and the bias check apply to it.
+A first version has no champion, so only the absolute checks, the bias check and the value on the logs apply to it.
 """
 
 from collections.abc import Mapping
@@ -23,18 +25,23 @@ from pydantic import BaseModel, ConfigDict
 from mlops_assets.evaluation.gates import Gate, gate
 from mlops_assets.evaluation.report import ValidationReport
 from mlops_assets.foundation.profiles import EvaluationPolicy, GovernancePolicy
+from mlops_assets.governance.evidence import ApprovalEvidence, Finding
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]
 Risk = Literal["low", "high"]
 
 _ABSOLUTE = ("absolute", "security")
+OFF_POLICY_GAIN = "governance_off_policy_gain"
 
 
 class Evidence(BaseModel):
     """What a decision rests on.
 
     `improvement_percent` is relative to the champion's accuracy; None where it is undefined (champion at 0) or unknown.
-    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report.
+    `accuracy_drop` is absolute, as a share. `gates` are those of the validation report. `avg_reward_low` is the
+    lower bound of what an episode earns under the version, by `avg_reward_method`, and `logged_return` what the episodes
+    earned on which that was estimated: under the champion where it made them. `model` and `snapshot` say whether
+    the model's files and the training data are still those that were evaluated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,17 +54,24 @@ class Evidence(BaseModel):
     improvement_percent: float | None
     accuracy_drop: float | None
     gates: tuple[Gate, ...]
-    evidence_hash: str
+    avg_reward_low: float | None
+    logged_return: float | None
+    avg_reward_method: str
+    model: Finding
+    snapshot: Finding
 
     @classmethod
-    def from_report(cls, report: ValidationReport, *, architecture_change: bool = False) -> "Evidence":
+    def from_report(
+        cls, report: ValidationReport, found: ApprovalEvidence, *, architecture_change: bool = False
+    ) -> "Evidence":
         """Take the evidence from a validation report.
 
         Args:
             report: of the version to decide on.
+            found: what was found when the model's files and its training data were read again.
             architecture_change: declared by the run's tag `architecture_change`, beside what the report found itself.
         """
-        comparison = report.comparison
+        comparison, reward = report.comparison, report.intervals.get("avg_reward")
         return cls(
             accuracy=report.metrics.get("accuracy"),
             latency_p95_ms=report.metrics.get("latency_p95_ms"),
@@ -67,7 +81,11 @@ class Evidence(BaseModel):
             improvement_percent=comparison.improvement_percent if comparison else None,
             accuracy_drop=comparison.accuracy_drop if comparison else None,
             gates=report.gates,
-            evidence_hash=report.evidence_hash,
+            avg_reward_low=reward.low if reward is not None else None,
+            logged_return=report.off_policy.logged_return.estimate if report.off_policy is not None else None,
+            avg_reward_method=report.avg_reward_method,
+            model=found.model,
+            snapshot=found.snapshot,
         )
 
 
@@ -133,7 +151,7 @@ def _approvers(policy: GovernancePolicy) -> str:
 
 def waivable(name: str, policy: EvaluationPolicy) -> bool:
     """Tell whether a check may be waived: every limit may, a finding of the security scan never."""
-    known = {"governance_accuracy", "governance_latency_p95_ms", "governance_improvement_percent"}
+    known = {"governance_accuracy", "governance_latency_p95_ms", "governance_improvement_percent", OFF_POLICY_GAIN}
     known |= {"accuracy", "latency_p95_ms", "max_slice_gap_points", "accuracy_gain_over_champion_low"}
     optional = {"f1": policy.min_f1, "roc_auc": policy.min_roc_auc, "model_size_mb": policy.max_model_size_mb}
     return name in known | {one for one, limit in optional.items() if limit is not None}
@@ -160,11 +178,33 @@ def _checks(evidence: Evidence, policy: GovernancePolicy) -> tuple[Gate, ...]:
     checks = [
         gate("governance_accuracy", "absolute", evidence.accuracy, ">=", policy.min_accuracy, lacking=lacking),
         gate("governance_latency_p95_ms", "absolute", evidence.latency_p95_ms, "<=", policy.max_latency_ms),
+        _unchanged("model_as_evaluated", evidence.model),
         *evidence.gates,
     ]
+    if evidence.snapshot.verdict != "not checked":
+        # Gone by retention, or on another machine, is no reason to ask people: the recorded hashes still count.
+        checks.append(_unchanged("data_as_recorded", evidence.snapshot))
+    if policy.min_off_policy_gain is not None:
+        checks.append(_off_policy_gain(evidence, policy.min_off_policy_gain))
     if evidence.champion_version is not None:
         checks.append(_improvement(evidence, policy))
     return tuple(checks)
+
+
+def _off_policy_gain(evidence: Evidence, minimum: float) -> Gate:
+    """Judge the lower bound: logs too few for an estimate, and no environment to measure in, leave it unknown."""
+    gain, lacking = None, f"{OFF_POLICY_GAIN}: {evidence.avg_reward_method}"
+    if evidence.avg_reward_low is not None and evidence.logged_return is not None:
+        gain, lacking = evidence.avg_reward_low - evidence.logged_return, ""
+    elif evidence.logged_return is None:
+        lacking = f"{OFF_POLICY_GAIN}: no logged episode is complete, so there is nothing to compare with"
+    return gate(OFF_POLICY_GAIN, "off_policy", gain, ">=", minimum, lacking=lacking)
+
+
+def _unchanged(name: str, finding: Finding) -> Gate:
+    value = {"same": 0.0, "differs": 1.0, "not checked": None}[finding.verdict]
+    judged = gate(name, "security", value, "<=", 0.0, lacking=finding.words if value is None else "")
+    return judged.model_copy(update={"reason": f"{name}: {finding}"})
 
 
 def _improvement(evidence: Evidence, policy: GovernancePolicy) -> Gate:

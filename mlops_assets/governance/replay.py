@@ -8,7 +8,8 @@ from sqlalchemy import Engine, select
 from mlops_assets.foundation.audit import PROMOTED_TO_PRODUCTION, ROLLED_BACK
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import ApprovalRequestRecord, AuditEvent, ModelVersionRecord
-from mlops_assets.governance.approvals import APPLIED, APPROVED, EXPIRED, REJECTED, REQUESTED, SUPERSEDED
+from mlops_assets.governance.approval_events import APPLIED, APPROVED, EXPIRED, REJECTED, REQUESTED, SUPERSEDED
+from mlops_assets.governance.replay_rows import Rows, ToldRows, held_rows, row_differences
 from mlops_assets.registry.model_registry import ARCHIVED, DELETED, STAGED, ModelRegistry
 from mlops_assets.registry.registration import REGISTERED
 
@@ -36,17 +37,20 @@ class ModelState:
 
 @dataclass
 class LiveState:
-    """Every model by its name, and how every approval request stands by its number."""
+    """Every model by its name, how every approval request stands by its number, and the rows of `replay_rows.py`."""
 
     models: dict[str, ModelState] = field(default_factory=dict)
     requests: dict[int, str] = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict)
 
 
 def replay(events: Iterable[AuditEvent]) -> LiveState:
     """Rebuild the state that the events, in their order, lead to."""
-    state = LiveState()
+    told = ToldRows()
+    state = LiveState(rows=told.rows)
     lines: dict[str, list[str]] = {}
     for event in events:
+        told.take(event)
         number = event.details.get("request")
         if event.event_type in _REQUESTS and isinstance(number, int):
             _follow_request(state, number, _REQUESTS[event.event_type])
@@ -90,6 +94,7 @@ def live_state(engine: Engine, registry: ModelRegistry) -> LiveState:
         for request in session.scalars(select(ApprovalRequestRecord)):
             suffix = "" if request.applied_at is None else ", applied"
             state.requests[request.id] = f"{request.status}{suffix}"
+        state.rows = held_rows(session)
     for name, model in state.models.items():
         for alias in ("champion", "challenger", "previous"):
             found = getattr(registry, alias)(name)
@@ -114,7 +119,7 @@ def differences(replayed: LiveState, live: LiveState) -> list[str]:
             found += _differs(f"{name} {alias}", getattr(told, alias), getattr(held, alias))
     for number in sorted({*replayed.requests, *live.requests}):
         found += _differs(f"approval request {number}", replayed.requests.get(number), live.requests.get(number))
-    return found
+    return found + row_differences(replayed.rows, live.rows)
 
 
 def _differs(what: str, told: str | None, held: str | None) -> list[str]:

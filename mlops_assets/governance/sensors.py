@@ -3,7 +3,8 @@
 import dagster as dg
 
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.governance.approvals import ApprovalRequest, open_approvals
+from mlops_assets.governance.approval_requests import ApprovalRequest
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.governance.follow_up import applied_since, follow_up
 from mlops_assets.governance.notification import notifiers

@@ -1,7 +1,8 @@
 """One vote in a process of its own: `python -m mlops_assets.governance.vote_process`, for servers that hold no MLflow.
 
 Reads a JSON object (model_name, version, approver, decision, comment) from standard input, and answers with one JSON
-object on the last line of standard output: `refused` and `message`, or `failed`, or `status`.
+object on the last line of standard output: `refused` and `message`, or `failed` (one of `FAILURES`, or `transient`) and
+`message`, or `status`.
 """
 
 import json
@@ -12,12 +13,20 @@ from typing import Any
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine
-from mlops_assets.foundation.errors import MlopsError
+from mlops_assets.foundation.errors import AccessDeniedError, InputError, PermanentError, SettingsError, TransientError
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.governance.approval_state import ApprovalRefusedError
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.mlflow_store import be_impatient
 from mlops_assets.registry.model_registry import ModelRegistry
+
+# Errors that a second try would meet again, the first kind that fits.
+FAILURES: Mapping[str, type[PermanentError]] = {
+    "denied": AccessDeniedError,
+    "input": InputError,
+    "settings": SettingsError,
+    "conflict": PermanentError,
+}
 
 
 def count(vote: Mapping[str, Any]) -> dict[str, str]:
@@ -34,8 +43,11 @@ def count(vote: Mapping[str, Any]) -> dict[str, str]:
             engine.dispose()
     except ApprovalRefusedError as refusal:
         return {"refused": refusal.reason, "message": str(refusal)}
-    except MlopsError as error:
-        return {"failed": str(error)}
+    except PermanentError as error:
+        kind = next(kind for kind, raised in FAILURES.items() if isinstance(error, raised))
+        return {"failed": kind, "message": str(error)}
+    except TransientError as error:
+        return {"failed": "transient", "message": str(error)}
 
 
 def main() -> int:

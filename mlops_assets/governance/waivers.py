@@ -1,6 +1,5 @@
 """Waivers: a check that a model may miss, why, who decided so, and until when. What one changes is in `policy.py`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,7 +8,6 @@ from sqlalchemy import Engine, select
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.files import digest
 from mlops_assets.foundation.profiles import PolicyProfile
 from mlops_assets.foundation.tables import WaiverRecord
 from mlops_assets.governance.approval_state import canonical
@@ -135,13 +133,6 @@ def all_waivers(engine: Engine, model_name: str | None = None) -> list[Waiver]:
 def waivers_at(engine: Engine, model_name: str, now: datetime) -> list[Waiver]:
     """Return the waivers of a model that hold at `now`."""
     return [waiver for waiver in all_waivers(engine, model_name) if waiver.holds(now)]
-
-
-def with_waivers(report_hash: str, waivers: Sequence[Waiver]) -> str:
-    """Return the hash that a decision is stored under: the report's, and which waivers it was taken with if any."""
-    if not waivers:
-        return report_hash
-    return digest({"report": report_hash, "waivers": sorted(waiver.id for waiver in waivers)})
 
 
 def _waiver(record: WaiverRecord) -> Waiver:

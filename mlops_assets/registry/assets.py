@@ -10,7 +10,7 @@ from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.foundation.trigger import AUTHOR_TAG, TriggerReason
+from mlops_assets.foundation.trigger import TriggerReason, author_in
 from mlops_assets.registry.model_card import TrainingFacts, build_model_card, save_model_card, to_yaml
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import Candidate, RegisteredVersion
@@ -52,7 +52,7 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
 
     def register(spec: AgentSpec) -> Outcome:
         # Read in here, where a wrong value fails once, with its text, and is not retried.
-        reason = TriggerReason.from_tags(context.run.tags)
+        reason, author = TriggerReason.from_tags(context.run.tags), author_in(context.run.tags)
         run_id = platform.record("validation_report", spec.name, context.run.run_id)["run_id"]
         report = read_report(platform.paths.reports(spec.name) / run_id / REPORT_JSON)
         version = model_registry(platform).register(
@@ -61,7 +61,8 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
                 training_hash=report.identity.training_hash,
                 data_hash=report.identity.data_hash,
                 description=f"{reason.trigger_type}: {reason.reason}",
-                user=context.run.tags.get(AUTHOR_TAG) or f"dagster:{context.run.job_name}",
+                user=author or f"dagster:{context.run.job_name}",
+                author=author,
                 validation_status=_STATUS[report.verdict],
                 metrics=summary_metrics(report),
                 tags=reason.model_dump(),

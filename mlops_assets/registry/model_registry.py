@@ -7,12 +7,11 @@ as it was; the same call, made again, completes the change. Whether a version de
 `governance/`.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.access import AccessControl
@@ -36,6 +35,7 @@ from mlops_assets.registry.registration import (
 from mlops_assets.registry.semver import Bump
 from mlops_assets.registry.version_records import (
     champion_line,
+    lock_model,
     mlflow_number,
     record_in_production,
     require_approved,
@@ -236,12 +236,9 @@ class ModelRegistry(ModelCatalogue):
 
     @contextmanager
     def _changing(self, model_name: str) -> Iterator[Session]:
-        """One write transaction; changes of one model queue (advisory lock on PostgreSQL, SQLite's own write lock)."""
+        """One write transaction; changes of one model queue."""
         with transaction(self._engine) as session:
-            if self._engine.dialect.name == "postgresql":
-                name_hash = hashlib.sha256(f"model_registry:{model_name}".encode()).digest()
-                key = int.from_bytes(name_hash[:8], "big", signed=True)
-                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            lock_model(session, model_name)
             yield session
 
     def _require(self, user: str, permission: Permission, model_name: str, version: str) -> None:

@@ -17,6 +17,7 @@ from mlops_assets.registry.semver import Bump, SemVer, next_version
 Stage = Literal["None", "Staging", "Production", "Archived", "Deleted"]
 REGISTERED = "model_registered"
 TRAINING_HASH_TAG = "training_hash"
+AUTHOR_TAG = "author"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Candidate:
     """A trained and evaluated run that asks for a version.
 
     `training_hash` identifies what was trained: training set, configuration, seed and code. `validation_status` is
-    pending, passed, failed or insufficient_data; `metrics` become tags `metric.<name>`.
+    pending, passed, failed or insufficient_data; `metrics` become tags `metric.<name>`. `user` is who registers it, a
+    person or a service; `author` is the person whose work it is, None where no person is known.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class Candidate:
     data_hash: str
     description: str
     user: str
+    author: str | None = None
     validation_status: str = "pending"
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -89,14 +92,16 @@ def create_or_adopt(
     """Write the version to MLflow, its row and its audit event; the caller holds the model's lock and commits.
 
     A version that MLflow holds for this run or training, but the database does not, comes from a call that died
-    before its commit: it is adopted with the semantic version and the run that it was given.
+    before its commit: it is adopted with the semantic version, the run and the author that it was given.
     """
     name = spec.registered_model
     stored = store.versions(name)
     left_over = _left_over(session, name, candidate, stored)
     if left_over is not None:
         semver, number, run_id = SemVer.parse(left_over.tags[SEMVER_TAG]), left_over.number, left_over.run_id
+        author = left_over.tags.get(AUTHOR_TAG)
     else:
+        author = candidate.author
         semver, run_id = next_version(_taken(session, name, stored), bump), candidate.run_id
         tags = _tags(candidate, spec, semver, now)
         description = f"{semver}: {candidate.description}"
@@ -126,7 +131,7 @@ def create_or_adopt(
         model_name=name,
         version=record.semver,
         user=candidate.user,
-        details={**details, "adopted": left_over is not None},
+        details={**details, "author": author, "adopted": left_over is not None},
         now=now,
     )
     return record
@@ -158,6 +163,7 @@ def _semver(version: StoredVersion) -> str | None:
 def _tags(candidate: Candidate, spec: AgentSpec, semver: SemVer, now: datetime) -> dict[str, str]:
     return {
         **candidate.tags,
+        **({} if candidate.author is None else {AUTHOR_TAG: candidate.author}),
         **{f"metric.{name}": f"{value:.6g}" for name, value in candidate.metrics.items()},
         SEMVER_TAG: str(semver),
         STAGE_TAG: "None",

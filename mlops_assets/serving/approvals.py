@@ -23,8 +23,10 @@ from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.settings import Settings
+from mlops_assets.governance.approval_events import audit_refusal
+from mlops_assets.governance.approval_requests import ApprovalRequest, approval_requests
 from mlops_assets.governance.approval_state import ApprovalRefusedError, Reason
-from mlops_assets.governance.approvals import ApprovalRequest, approval_requests, audit_refusal, open_approvals
+from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.serving.boundary import ProblemError
 
@@ -44,6 +46,11 @@ _STATUS: Mapping[Reason, tuple[int, str]] = {
     "evidence_changed": (409, "Evidence changed"),
     "evidence_unreadable": (409, "Evidence not readable"),
     "same_approver_twice": (409, "Voted already"),
+}
+_FAILED: Mapping[str, tuple[int, str]] = {
+    "denied": (403, "Access denied"),
+    "input": (422, "Invalid request"),
+    "conflict": (409, "Not possible as things stand"),
 }
 _log = logging.getLogger(__name__)
 
@@ -84,7 +91,7 @@ class ApprovalDesk:
         """Count a vote and return the request as it is then.
 
         Raises:
-            ProblemError: the body is no vote, or the vote does not count.
+            ProblemError: the body is no vote, the vote does not count, or it meets what a second try would meet again.
             TransientError: a store does not answer.
         """
         asked = _parsed(body)
@@ -104,7 +111,7 @@ class ApprovalDesk:
         if "refused" in answer:
             raise _problem(answer["refused"], answer["message"])
         if "failed" in answer:
-            raise TransientError(answer["failed"])
+            raise _failure(answer["failed"], answer["message"])
         return self.newest(found.model_name, found.semver)
 
 
@@ -192,6 +199,17 @@ def _parsed(body: bytes) -> VoteRequest:
 def _problem(reason: Reason, message: str) -> ProblemError:
     status, title = _STATUS[reason]
     return ProblemError(status, title, message)
+
+
+def _failure(kind: str, message: str) -> Exception:
+    """Return what the vote's process ran into, as this server raises it."""
+    if kind == "transient":
+        return TransientError(message)
+    if kind in _FAILED:
+        status, title = _FAILED[kind]
+        return ProblemError(status, title, message)
+    # The deployment is set up wrong, which is no client's business: its log has the message.
+    return RuntimeError(f"the vote's process cannot work: {message}")
 
 
 def _count(vote: Mapping[str, Any]) -> dict[str, Any]:

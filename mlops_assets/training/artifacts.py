@@ -3,19 +3,22 @@
 import json
 import math
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
 
+from mlops_assets.experiences.text_embedding import TextEmbedder
 from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.agents import AgentSpec
-from mlops_assets.foundation.files import atomic_write
+from mlops_assets.foundation.files import atomic_write, digest, sha256_file
 from mlops_assets.training.checkpoint import save_checkpoint
 from mlops_assets.training.episodes import EpisodeCurve, episode_curve, write_reward_curve
 from mlops_assets.training.learner import TrainedAgent
 from mlops_assets.training.onnx_export import OnnxParity, export_onnx
 from mlops_assets.training.plots import training_curves_png
 from mlops_assets.training.policy import GreedyPolicy
+from mlops_assets.training.tracking import TEXT_EMBEDDER_FILE
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class ArtifactFolder:
     def config(self) -> Path:
         """Hyper-parameters, readable by `load_config`."""
         return self.folder / "config.yaml"
+
+
+def served_hash(policy: Path, text_embedder: TextEmbedder | None) -> str:
+    """Hash what serving a model takes, 64 hex digits: equal to `ModelCatalogue.files_hash` of the version it becomes."""
+    files = {policy.name: sha256_file(policy)}
+    if text_embedder is not None:
+        files[TEXT_EMBEDDER_FILE] = sha256(text_embedder.to_bytes()).hexdigest()
+    return digest(files)
 
 
 @dataclass(frozen=True)

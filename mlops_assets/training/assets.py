@@ -12,7 +12,7 @@ from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.leases import lease
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.foundation.trigger import TriggerReason
+from mlops_assets.foundation.trigger import TriggerReason, author_in
 from mlops_assets.training.resources import DqnTrainer, MlflowParentRun
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def dqn_model(
     def learn(spec: AgentSpec) -> Outcome:
         # Read in here, where a wrong value fails once, with its text, and is not retried.
         config, reason = trainer.config(), TriggerReason.from_tags(context.run.tags)
+        author_in(context.run.tags)  # registration reads it, hours after a wrong one could have been said
         record = platform.record("training_set", spec.name, dagster_run)
         require_validated(platform.engine, spec.name, record["data_hash"])
         snapshot = open_snapshot(spec.name, record["data_hash"], paths=platform.paths, engine=platform.engine)

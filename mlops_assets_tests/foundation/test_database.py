@@ -80,6 +80,53 @@ def test_downgrade_leaves_nothing_behind(engine: Engine) -> None:
     assert current_revision(engine) == "0007"
 
 
+def test_decisions_of_people_keep_their_evidence(engine: Engine) -> None:
+    """After the upgrade an approval cannot be told from one on other evidence, and every version has to be asked again."""
+    from alembic import command
+
+    from mlops_assets.foundation.database import _alembic_config
+
+    def migrate(revision: str, *, down: bool) -> None:
+        with engine.begin() as connection:
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            (command.downgrade if down else command.upgrade)(config, revision)
+
+    keys = ("a" * 64, f"{'b' * 40}-votes-1", f"{'b' * 40}-void-1")
+    migrate("0005", down=True)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO approval_request (id, model_name, semver, run_id, risk, reasons, author, "
+                "required_approvers, min_approvals, report_hash, weights_hash, data_hash, evidence_hash, status, "
+                "requested_at, expires_at, notified_by) VALUES (1, 'm', '1.0.0', 'r', 'low', '[]', 'a', '[]', 1, "
+                "'r', 'w', 'd', :hash, 'approved', :now, :now, '[]')"
+            ),
+            {"hash": "b" * 64, "now": NOW.replace(tzinfo=None)},
+        )
+        for number, key in enumerate(keys, start=1):
+            connection.execute(
+                text(
+                    "INSERT INTO decision (id, model_name, semver, run_id, risk, status, reasons, evidence_hash, "
+                    "decided_at, decided_by) VALUES (:id, 'm', '1.0.0', 'r', 'low', :status, '[]', :key, :now, 'x')"
+                ),
+                {
+                    "id": number,
+                    "key": key,
+                    "now": NOW.replace(tzinfo=None),
+                    "status": "approved" if number < 3 else "pending",
+                },
+            )
+    upgrade(engine)
+    with read_transaction(engine) as session:
+        found = session.execute(text("SELECT evidence_hash, request_id FROM decision ORDER BY id")).all()
+    assert [tuple(row) for row in found] == [("a" * 64, None), ("b" * 64, 1), ("b" * 64, 1)]
+    migrate("0005", down=True)
+    with read_transaction(engine) as session:
+        assert tuple(session.scalars(text("SELECT evidence_hash FROM decision ORDER BY id"))) == keys
+    upgrade(engine)
+
+
 def test_a_database_of_a_newer_version_is_refused(engine: Engine) -> None:
     """An old program on a new schema would write rows that the new one cannot read."""
     with engine.begin() as connection:

@@ -40,6 +40,7 @@ def test_numbers_of_the_default_profile() -> None:
     governance = profile.governance
     assert (governance.min_accuracy, governance.max_latency_ms) == (0.90, 100.0)
     assert (governance.min_improvement_percent, governance.high_risk_accuracy_drop) == (2.0, 0.05)
+    assert governance.min_off_policy_gain == 0.0
     assert governance.high_risk_new_architecture
     assert governance.auto_approve_low_risk
     assert governance.required_approvers_high_risk == ("ml-lead@company.com", "qa-lead@company.com")

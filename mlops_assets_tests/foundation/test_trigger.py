@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.trigger import REASON_TAG, TRIGGER_TAG, TriggerReason, TriggerType
+from mlops_assets.foundation.trigger import AUTHOR_TAG, REASON_TAG, TRIGGER_TAG, TriggerReason, TriggerType, author_in
 
 _REASONS = st.text(min_size=1, max_size=500).filter(lambda text: text != "started by hand")
 
@@ -53,3 +53,12 @@ def test_a_misspelt_field_is_refused() -> None:
     """A sensor that passes `cause=` would start runs without a reason."""
     with pytest.raises(ValidationError, match="cause"):
         TriggerReason(trigger_type="drift", cause="PSI 0.4")  # type: ignore[call-arg]
+
+
+def test_the_author_is_an_address() -> None:
+    """A name that no approver has excludes nobody from approving their own model."""
+    assert author_in({}) is None
+    assert author_in({AUTHOR_TAG: " Ana@company.com "}) == "Ana@company.com"
+    for tag in ("", "ana", "ana@company", "ana@company.com, bob@company.com", "@company.com", f"{'a' * 255}@b.com"):
+        with pytest.raises(InputError, match=r"run tag mlops/author=.* such as ana@company.com, or leave the tag away"):
+            author_in({AUTHOR_TAG: tag})

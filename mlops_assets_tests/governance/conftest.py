@@ -1,7 +1,7 @@
 """Fixtures of the governance room's tests: versions that wait for people, with real evidence."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -47,15 +47,26 @@ class Office:
         return report.evidence_hash
 
     def decide(
-        self, index: int = 0, status: ApprovalStatus = "requires_review", *, gap: float = 3.25, user: str = "ana"
+        self,
+        index: int = 0,
+        status: ApprovalStatus = "requires_review",
+        *,
+        gap: float = 3.25,
+        author: str | None = "ana",
+        report: bool = True,
     ) -> RecordedDecision:
-        """Register a good run as version 1.<index>.0, and record the policy's decision on it."""
-        report_hash = self.write_report(index, gap=gap)
-        version = self.registry.register(self.runs.candidate(index, user=user), SPEC)
+        """Register a good run as version 1.<index>.0, and record the policy's decision on it.
+
+        Without `report`, on the one that is there.
+        """
+        if report:
+            self.write_report(index, gap=gap)
+        candidate = replace(self.runs.candidate(index, user=author or "dagster:retrain"), author=author)
+        version = self.registry.register(candidate, SPEC)
         return record_decision(
             version,
             Decision(status, "high", (f"because {status}",), ()),
-            evidence_hash=report_hash,
+            evidence=self.approvals.evidence(version),
             engine=self.engine,
             registry=self.registry,
             clock=self.clock,

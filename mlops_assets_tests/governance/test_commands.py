@@ -15,7 +15,7 @@ from mlops_assets.foundation.tables import AuditEvent
 from mlops_assets.governance.commands import DONE, MISSED, REFUSED, main
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets_tests.governance.conftest import ML, QA, Office
-from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, approve
+from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns
 from mlops_assets_tests.registry.test_model_card import a_report
 
 NAME = SPEC.registered_model
@@ -48,14 +48,11 @@ def reported(environ: dict[str, str], sqlite_engine: Engine) -> dict[str, str]:
 
 
 @pytest.fixture
-def two_versions(environ: dict[str, str], sqlite_engine: Engine, mlflow_runs: MlflowRuns) -> ModelRegistry:
+def two_versions(small_office: Office) -> ModelRegistry:
     """A champion 1.0.0 and an approved challenger 1.1.0."""
-    registry = ModelRegistry(mlflow_runs.tracking_uri, sqlite_engine, FixedClock(NOW))
     for index in range(2):
-        semver = registry.register(mlflow_runs.candidate(index), SPEC).semver
-        approve(sqlite_engine, NAME, semver)
-        registry.promote_approved(NAME, semver, user="tests")
-    return registry
+        small_office.decide(index, "approved")
+    return small_office.registry
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from sqlalchemy import Engine, select
 from mlops_assets.foundation.audit import verify_chain
 from mlops_assets.foundation.clock import FixedClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction
+from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.foundation.tables import AuditEvent, DecisionRecord
-from mlops_assets.governance.decisions import RecordedDecision, decisions_on, record_decision
+from mlops_assets.governance.decision_records import decisions_on
+from mlops_assets.governance.decisions import RecordedDecision, record_decision
+from mlops_assets.governance.evidence import ApprovalEvidence
 from mlops_assets.governance.policy import ApprovalStatus, Decision
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
@@ -18,6 +21,10 @@ from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, dying_at_commi
 
 NAME = SPEC.registered_model
 Decide = Callable[..., RecordedDecision]
+
+
+def found(report: str) -> ApprovalEvidence:
+    return ApprovalEvidence(report_hash=report, weights_hash="weights", data_hash="data")
 
 
 def verdict(status: ApprovalStatus) -> Decision:
@@ -31,7 +38,7 @@ def decide(registry: ModelRegistry, engine: Engine, clock: FixedClock, mlflow_ru
     def record(index: int, status: ApprovalStatus = "approved", evidence: str = "evidence") -> RecordedDecision:
         version = registry.register(mlflow_runs.candidate(index), SPEC)
         return record_decision(
-            version, verdict(status), evidence_hash=evidence, engine=engine, registry=registry, clock=clock
+            version, verdict(status), evidence=found(evidence), engine=engine, registry=registry, clock=clock
         )
 
     return record
@@ -95,16 +102,33 @@ def test_the_record_says_what_was_decided(decide: Decide, engine: Engine, mlflow
     decide(0, "rejected")
     (record,) = decisions_on(engine, NAME, "1.0.0")
     assert (record.status, record.risk, record.reasons) == ("rejected", "low", ["because rejected"])
-    assert (record.evidence_hash, record.run_id, record.decided_at) == ("evidence", mlflow_runs.good[0], NOW)
+    assert (record.run_id, record.decided_at, record.request_id) == (mlflow_runs.good[0], NOW, None)
+    assert record.evidence_hash == found("evidence").hash
+    assert record.evidence == found("evidence").facts()
+    assert record.evidence["data_as_recorded"] == "not checked: nobody looked"
 
 
-def test_the_same_evidence_is_decided_once(decide: Decide, engine: Engine) -> None:
-    """A retry must neither write a second decision nor overrule the first."""
-    first = decide(0, "rejected")
-    again = decide(0, "approved")
+def test_the_same_decision_is_stored_once(decide: Decide, engine: Engine) -> None:
+    """A retry writes a second decision."""
+    first, again = decide(0, "rejected"), decide(0, "rejected")
     assert (first.recorded, again.recorded, again.status) == (True, False, "rejected")
     assert again.reasons == ("because rejected",)
     assert events(engine) == ["model_registered", "model_rejected"]
+
+
+def test_the_newest_decision_counts(decide: Decide, registry: ModelRegistry, engine: Engine) -> None:
+    """An older decision on the same evidence is found again, and the newer one that disagrees blocks it, or is forgotten."""
+    decide(0)
+    decide(1, "approved", "old")
+    decide(1, "rejected", "new")
+    again = decide(1, "approved", "old")
+    assert (again.status, again.recorded) == ("approved", True)
+    stricter = decide(1, "rejected", "old")
+    assert (stricter.status, stricter.recorded) == ("rejected", True)
+    statuses = [record.status for record in decisions_on(engine, NAME, "1.1.0")]
+    assert statuses == ["rejected", "approved", "rejected", "approved"]
+    with pytest.raises(NotReadyError, match="is rejected, and only an approved version goes on"):
+        registry.promote_to_production(NAME, "1.1.0", user="rollout", reason="done")
 
 
 def test_new_evidence_is_decided_anew(decide: Decide, registry: ModelRegistry, engine: Engine) -> None:
@@ -155,7 +179,7 @@ def test_concurrent_decisions(
             return record_decision(
                 versions[index % 2],
                 verdict("approved"),
-                evidence_hash="evidence",
+                evidence=found("evidence"),
                 engine=own,
                 registry=ModelRegistry(mlflow_runs.tracking_uri, own, clock),
                 clock=clock,

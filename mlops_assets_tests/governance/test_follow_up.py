@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from mlops_assets.foundation.errors import TransientError
-from mlops_assets.governance.approvals import ApprovalRequest
+from mlops_assets.governance.approval_requests import ApprovalRequest
 from mlops_assets.governance.follow_up import follow_up, plan
 from mlops_assets_tests.governance.conftest import ML, QA, Office
 from mlops_assets_tests.mlflow_runs import NOW, SPEC, dying_at_commit

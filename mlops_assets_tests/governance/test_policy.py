@@ -5,8 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_assets.evaluation.gates import Gate, Layer, Verdict
+from mlops_assets.evaluation.intervals import Interval
+from mlops_assets.evaluation.off_policy import OffPolicyEstimate, OffPolicyReport
 from mlops_assets.foundation.profiles import load_profile
-from mlops_assets.governance.policy import Decision, Evidence, evaluate_for_approval
+from mlops_assets.governance.evidence import ApprovalEvidence, Finding
+from mlops_assets.governance.policy import OFF_POLICY_GAIN, Decision, Evidence, evaluate_for_approval, waivable
+from mlops_assets_tests.registry.test_model_card import a_report
 
 POLICY = load_profile("aiwebtest").governance
 
@@ -34,7 +38,11 @@ def evidence(**changes: object) -> Evidence:
         "improvement_percent": 4.0,
         "accuracy_drop": 0.0,
         "gates": passing,
-        "evidence_hash": "e",
+        "avg_reward_low": 69.1,
+        "logged_return": 51.3,
+        "avg_reward_method": "off-policy, doubly robust",
+        "model": Finding("same"),
+        "snapshot": Finding("same"),
     }
     return Evidence.model_validate({**values, **changes})
 
@@ -236,3 +244,70 @@ def test_a_waiver_excuses_its_own_check_only() -> None:
     decision = waived(slow_and_few, "governance_latency_p95_ms")
     assert decision.status == "requires_review"
     assert "waived by" in decision.reasons[-1]
+
+
+@pytest.mark.parametrize("part", ["model", "snapshot"])
+def test_what_was_swapped_since_the_evaluation_is_rejected(part: str) -> None:
+    """A file put in between evaluation and decision has the figures of another model, and its approval."""
+    name = {"model": "model_as_evaluated", "snapshot": "data_as_recorded"}[part]
+    decision = judge(evidence(**{part: Finding("differs", "another file")}))
+    assert (decision.status, decision.reasons) == ("rejected", (f"{name}: differs: another file",))
+    # Nobody may waive it, and a review is not asked for.
+    assert waived(evidence(**{part: Finding("differs", "x")}, architecture_change=True), name).status == "rejected"
+
+
+@pytest.mark.parametrize(("part", "status"), [("model", "requires_review"), ("snapshot", "approved")])
+def test_what_could_not_be_checked(part: str, status: str) -> None:
+    """A report that does not say which model it is about passes as if it did; or retention stops every approval."""
+    assert judge(evidence(**{part: Finding("not checked", "gone")})).status == status
+
+
+@pytest.mark.parametrize(
+    ("low", "logged", "status"),
+    [
+        (51.3, 51.3, "approved"),
+        (51.2, 51.3, "rejected"),
+        (None, 51.3, "requires_review"),
+        (69.1, None, "requires_review"),
+        (None, None, "requires_review"),
+    ],
+)
+def test_the_value_on_the_logs(low: float | None, logged: float | None, status: str) -> None:
+    """An accurate version that earns less than what ran before, or of which nobody knows it, goes to users unseen."""
+    for candidate in (evidence, first):
+        decision = judge(candidate(avg_reward_low=low, logged_return=logged))
+        assert decision.status == status
+        if status != "approved":
+            assert any(OFF_POLICY_GAIN in reason for reason in decision.reasons)
+    off = POLICY.model_copy(update={"min_off_policy_gain": None})
+    assert evaluate_for_approval(evidence(avg_reward_low=low, logged_return=logged), off).status == "approved"
+
+
+def test_the_value_on_the_logs_may_be_waived() -> None:
+    """A version that is meant to earn less, for a reason that people know, could never be approved."""
+    assert waived(evidence(avg_reward_low=1.0), OFF_POLICY_GAIN).status == "requires_review"
+    assert waivable(OFF_POLICY_GAIN, load_profile("aiwebtest").evaluation)
+
+
+def test_too_few_effective_episodes_are_insufficient_data() -> None:
+    """An estimate on three episodes counts as one on three thousand."""
+    report = a_report()
+    estimate = OffPolicyEstimate("doubly_robust", Interval(70.0, 69.0, 71.0, 0.95), 3.0, 1, 6, sufficient=False)
+    logged = Interval(50.0, 49.0, 51.0, 0.95)
+    few = report.model_copy(
+        update={
+            "off_policy": OffPolicyReport((estimate,), logged, 100, 0),
+            "avg_reward_method": "insufficient data: too few logged episodes agree with the policy",
+        }
+    )
+    nothing = ApprovalEvidence("r", "w", "d")
+    found = Evidence.from_report(few, nothing)
+    assert (found.avg_reward_low, found.logged_return) == (None, 50.0)
+    (check,) = [check for check in judge(found).checks if check.name == OFF_POLICY_GAIN]
+    assert (check.verdict, check.reason) == (
+        "insufficient_data",
+        f"{OFF_POLICY_GAIN}: insufficient data: too few logged episodes agree with the policy",
+    )
+    measured = few.model_copy(update={"intervals": {**few.intervals, "avg_reward": Interval(70.0, 69.0, 71.0, 0.95)}})
+    (check,) = [c for c in judge(Evidence.from_report(measured, nothing)).checks if c.name == OFF_POLICY_GAIN]
+    assert (check.verdict, check.value) == ("pass", 19.0)

@@ -21,6 +21,7 @@ from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.files import digest
 from mlops_assets.foundation.provenance import lock_hash
 from mlops_assets.foundation.tables import AuditEvent
+from mlops_assets.governance.decision_records import decisions_on
 from mlops_assets.registry.model_card import ModelCard
 from mlops_assets.training.checkpoint import load_checkpoint
 from mlops_assets_tests.lifecycle.conftest import FirstLifecycle
@@ -201,11 +202,21 @@ def test_the_mlflow_run_carries_lineage_reason_and_parent(first: Run, world: Wor
 
 
 @pytest.mark.parametrize("agent", AGENTS)
+def test_what_was_decided_on_is_what_was_evaluated(first: Run, world: World, agent: str) -> None:
+    """Every version looks swapped, or the look finds nothing to compare and says that all is well."""
+    assert first.success
+    with world.database() as engine:
+        (decision,) = decisions_on(engine, AGENTS[agent].registered_model, "1.0.0")
+    assert decision.evidence is not None
+    assert decision.evidence["model_as_evaluated"] == decision.evidence["data_as_recorded"] == "same"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
 def test_the_report_is_there_for_machines_and_for_people(first: Run, world: World, agent: str) -> None:
     """The decision's evidence could not be read any more, or was another one than what people had looked at."""
     facts = first.facts("validation_report", agent)
     report = read_report(Path(facts["report_json"]))
-    assert facts["evidence_hash"] == report.evidence_hash == first.facts("approval", agent)["evidence_hash"]
+    assert facts["evidence_hash"] == report.evidence_hash == first.facts("approval", agent)["report_hash"]
     assert facts["verdict"] == report.verdict == "pass"
     assert report.comparison is None
     assert report.identity.run_id == first.facts("dqn_model", agent)["run_id"]

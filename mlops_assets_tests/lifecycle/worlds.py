@@ -48,7 +48,7 @@ class SmallWorldPlatform(Platform):
             "min_slice_rows": 5,
             "max_slice_gap_points": 100.0,
         }
-        governance = {"min_accuracy": 0.1, "max_latency_ms": 10_000.0}
+        governance = {"min_accuracy": 0.1, "max_latency_ms": 10_000.0, "min_off_policy_gain": None}
         return strict.model_copy(
             update={
                 "evaluation": strict.evaluation.model_copy(update=evaluation),

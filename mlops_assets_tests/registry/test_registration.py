@@ -1,6 +1,7 @@
 """Registration: exactly once, a version of its own, whatever runs beside it and wherever it dies."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, select
@@ -98,6 +99,19 @@ def test_a_death_before_the_commit_heals(
     assert stage_tags(mlflow_runs, NAME) == {"1.0.0": "None"}
     with read_transaction(engine) as session:
         assert session.scalars(select(AuditEvent)).one().details["adopted"] is True
+
+
+@pytest.mark.parametrize("author", ["ana@company.com", None])
+def test_who_adopts_a_version_is_not_its_author(
+    registry: ModelRegistry, engine: Engine, mlflow_runs: MlflowRuns, *, author: str | None
+) -> None:
+    """Whoever reruns a registration that died becomes the author, and who made the model may approve it."""
+    with dying_at_commit(engine), pytest.raises(KeyboardInterrupt):
+        registry.register(replace(mlflow_runs.candidate(0), author=author), SPEC)
+    registry.register(replace(mlflow_runs.candidate(0, user="bob@company.com"), author="bob@company.com"), SPEC)
+    with read_transaction(engine) as session:
+        event = session.scalars(select(AuditEvent)).one()
+    assert (event.user, event.details["author"], event.details["adopted"]) == ("bob@company.com", author, True)
 
 
 def test_the_version_of_a_dead_registration_is_not_given_away(

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from mlops_assets.foundation.settings import Settings, load_settings
+from mlops_assets.serving import approvals as serving_approvals
 from mlops_assets.serving.app import create_app
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.tokens import active_tokens, create_token
@@ -112,7 +113,7 @@ def test_two_tokens_approve(small_office: Office, door: Door) -> None:
 
 def test_refusals(small_office: Office, door: Door) -> None:
     """Whoever has any token at all approves, or a refused try leaves no trace."""
-    small_office.decide(user=ML)
+    small_office.decide(author=ML)
     other = f"/approvals/{SPEC.registered_model}/9.9.9"
     assert (door.vote("ci").status_code, door.vote("ci").json()["title"]) == (403, "Not a required approver")
     assert (door.vote(ML).status_code, door.vote(ML).json()["title"]) == (403, "Own model")
@@ -144,6 +145,28 @@ def test_changed_evidence_is_refused(small_office: Office, door: Door) -> None:
     answer = door.vote(QA)
     assert (answer.status_code, answer.json()["title"]) == (409, "Evidence changed")
     assert refusals(small_office) == [(QA, "evidence_changed")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "detail"),
+    [
+        ("denied", 403, "why not"),
+        ("input", 422, "why not"),
+        ("conflict", 409, "why not"),
+        ("transient", 503, "a store does not answer; try again"),
+        ("settings", 500, "the server failed"),
+    ],
+)
+def test_what_the_vote_ran_into(
+    small_office: Office, door: Door, monkeypatch: pytest.MonkeyPatch, kind: str, status: int, detail: str
+) -> None:
+    """A vote that can never pass is answered with 503, and tried again for ever."""
+    small_office.decide()
+    monkeypatch.setattr(serving_approvals, "_count", lambda _: {"failed": kind, "message": "why not"})
+    answer = door.vote(QA)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["detail"].startswith(detail)
+    assert ("Retry-After" in answer.headers) == (status == 503)
 
 
 @pytest.mark.parametrize("body", [{"decision": "maybe"}, {"comment": ""}, {"comment": 5}, {"more": 1}])
