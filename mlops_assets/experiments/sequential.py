@@ -17,8 +17,14 @@ within the limit has this very form (the reverse information projection of Grün
 
 One bet a user: a user's requests are correlated, and once the arm of a user is known, more of the same user say nothing
 about the arm that is not the user's own.
+
+A limit of ratio 0 is a fixed rate; the control is not looked at, and everybody may be in the treatment.
+
+Harm may begin late, after bets that lost while all was well. So a stake can be placed bit by bit: each part is bet from
+its own beginning on, what is held back stays what it is, and the sum of all is an e-process like any other.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +44,10 @@ _PRIOR_USERS, _PRIOR_SUCCESSES = 1.0, 0.5
 
 @dataclass(frozen=True)
 class Limit:
-    """`p_treatment <= ratio * p_control + delta`; with `above`, its other side: `p_treatment >= ...`."""
+    """`p_treatment <= ratio * p_control + delta`; with `above`, its other side: `p_treatment >= ...`.
+
+    With a ratio of 0 the limit is the rate `delta`, between 0 and 1.
+    """
 
     ratio: float = 1.0
     delta: float = 0.0
@@ -46,11 +55,17 @@ class Limit:
 
     def __post_init__(self) -> None:
         """Refuse what is no limit."""
-        if not (self.ratio > 0.0 and -1.0 < self.delta < 1.0):
+        low = 0.0 if self.fixed else -1.0
+        if not (self.ratio >= 0.0 and low < self.delta < 1.0):
             raise InputError(
                 f"a limit of ratio {self.ratio} and delta {self.delta} is none; the ratio is above 0, such as 1.5, and the "
-                "delta between -1 and 1, such as 0.02"
+                "delta between -1 and 1, such as 0.02; with a ratio of 0 the delta is the allowed rate, such as 0.05"
             )
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the limit is a rate by itself, whatever the control has."""
+        return self.ratio == 0.0
 
     def at(self, control: ArrayLike) -> Float:
         """Return the treatment's rate on the limit."""
@@ -114,12 +129,14 @@ class Batch:
 class Evidence:
     """An e-process against one limit: what it has found so far, and all that it needs to go on; plain numbers.
 
-    `alternatives` are the expected rates of the treatment as multiples of the distance `effect` from the limit; `weights`
-    are the parts of the stake that each gets. The effect is relative to the control's rate when `relative`.
+    `sizes` are the expected rates of the treatment as multiples of the distance `effect` from the limit; `weights` are the
+    parts of the stake that each gets. The effect is relative to the control's rate when `relative`; None is the limit's own
+    distance from the control's rate, so that a size of 1 expects the treatment to be as the control is. `held_back` is the
+    part of the stake that is not placed yet, after `placings` of it; `log_wealth` is that of the rest.
     """
 
     limit: Limit
-    effect: float
+    effect: float | None
     relative: bool = True
     sizes: tuple[float, ...] = (1.0, 2.0, 4.0)
     weights: tuple[float, ...] = (0.7, 0.2, 0.1)
@@ -128,11 +145,26 @@ class Evidence:
     control_sum: float = 0.0
     treatment_users: float = 0.0
     treatment_sum: float = 0.0
+    held_back: float = 0.0
+    placings: int = 0
 
     @property
     def log_e(self) -> float:
         """Natural logarithm of the e-value: evidence that the limit is broken; 3.0 refutes it at 5 %."""
-        return float(np.logaddexp.reduce(np.asarray(self.log_wealth) + np.log(self.weights)))
+        placed = float(np.logaddexp.reduce(np.asarray(self.log_wealth) + np.log(self.weights)))
+        return placed if self.held_back == 0.0 else float(np.logaddexp(placed, np.log(self.held_back)))
+
+    def placed_again(self) -> "Evidence":
+        """Return the evidence with half of the stake placed, or, after the first time, with one part more of the rest.
+
+        The k-th part is 1 / (2 k (k + 1)) of the stake: there is always something left for harm that begins later.
+        """
+        if self.placings == 0:
+            log_half = math.log(0.5)
+            return replace(self, log_wealth=tuple(one + log_half for one in self.log_wealth), held_back=0.5, placings=1)
+        part = 0.5 / (self.placings * (self.placings + 1))
+        log_wealth = tuple(float(np.logaddexp(one, math.log(part))) for one in self.log_wealth)
+        return replace(self, log_wealth=log_wealth, held_back=self.held_back - part, placings=self.placings + 1)
 
     def rejects(self, alpha: float) -> bool:
         """Whether the limit is refuted: of those that keep it, at most a share `alpha` is ever refuted, at any look."""
@@ -142,15 +174,16 @@ class Evidence:
         """Return the evidence after one more batch. Bets are chosen from the batches before it.
 
         Raises:
-            InputError: the share is not between 0 and 1, both excluded: without both arms nothing can be compared.
+            InputError: the share is not between 0 and 1, both excluded: without both arms nothing can be compared. Only a
+                fixed limit needs no control.
         """
-        if not 0.0 < batch.share < 1.0:
+        if not (0.0 < batch.share < 1.0 or (self.limit.fixed and batch.share == 1.0)):
             raise InputError(f"the treatment's share is {batch.share}; a comparison needs one between 0 and 1")
         control = (self.control_sum + _PRIOR_SUCCESSES) / (self.control_users + _PRIOR_USERS)
         log_wealth = list(self.log_wealth)
-        if self.control_users:
+        if self.control_users or self.limit.fixed:
             sizes = np.asarray(self.sizes)
-            step = self.effect * (control if self.relative else 1.0)
+            step = self._step(control)
             expected = self.limit.at(control) + (-sizes if self.limit.above else sizes) * step
             if self.limit.above:
                 # At a rate of 0, the bet is lost with the first failure.
@@ -169,6 +202,11 @@ class Evidence:
             treatment_sum=self.treatment_sum + batch.treatment.sum,
         )
 
+    def _step(self, control: float) -> float:
+        if self.effect is None:
+            return abs(float(self.limit.at(control)) - control)
+        return self.effect * (control if self.relative else 1.0)
+
 
 def bets(limit: Limit, share: ArrayLike, control: ArrayLike, treatment: ArrayLike) -> tuple[Float, Float, Float, Float]:
     """Return (a_c, b_c, a_t, b_t) for expected rates of the two arms; no bet (1, 0, 1, 0) where these keep the limit.
@@ -177,9 +215,13 @@ def bets(limit: Limit, share: ArrayLike, control: ArrayLike, treatment: ArrayLik
     """
     part, rate_c, rate_t = (np.asarray(one, dtype=np.float64) for one in np.broadcast_arrays(share, control, treatment))
     rate_c, rate_t = (np.clip(rate, _EDGE, 1.0 - _EDGE) for rate in (rate_c, rate_t))
-    near_t = limit.at(_nearest(limit, part, rate_c, rate_t))
+    near_t = limit.at(rate_c if limit.fixed else _nearest(limit, part, rate_c, rate_t))
     a_t = (1.0 - rate_t) / (1.0 - near_t)
     b_t = rate_t / near_t - a_t
+    if limit.fixed:
+        better = b_t <= 0.0 if limit.above else b_t >= 0.0
+        one, none = np.ones_like(a_t), np.zeros_like(b_t)
+        return one, none, np.where(better, a_t, 1.0), np.where(better, b_t, 0.0)
     b_c = -part * limit.ratio * b_t / (1.0 - part)
     a_c = (1.0 - part * a_t - part * b_t * limit.delta) / (1.0 - part)
     sides = (a_c, a_c + b_c, a_t, a_t + b_t)

@@ -1,0 +1,232 @@
+"""What users have proven about a candidate so far: of harm over the whole rollout, of kept limits in its present stage.
+
+Of harm, e-values of all limits and slices share one error budget. A limit of the present stage is kept once the opposite is
+refuted: each by itself, since all have to be.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mlops_assets.experiments.batches import batches
+from mlops_assets.experiments.sequential import Evidence, Limit
+from mlops_assets.experiments.srm import Assigned, check_split
+from mlops_assets.experiments.units import Unit
+from mlops_assets.foundation.profiles import RolloutPolicy, StageLimits, StageName
+from mlops_assets.rollout.advance import Criterion, StageFindings
+from mlops_assets.rollout.harm import Harm, evidence_from
+from mlops_assets.rollout.limits import (
+    FAILED,
+    NAMES,
+    STAGE_OF,
+    WRONG,
+    Name,
+    in_words,
+    limit_of,
+    metric_of,
+    rate_of,
+    slow_metric,
+)
+from mlops_assets.rollout.state import Baseline, Rate
+
+# The candidate as good as the champion, half as far within the limit, and half as far again beyond.
+_KEPT_SIZES, _KEPT_WEIGHTS = (1.0, 0.5, 1.5), (0.7, 0.15, 0.15)
+_SMALLEST_DISTANCE = 1e-4
+_SPLIT_ALPHA = 0.001
+_BASELINE_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, sum and sum of squares of observations in [0, 1]."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def plus(self, values: Sequence[float]) -> "Moments":
+        """Return them with more observations."""
+        squares = math.fsum(value * value for value in values)
+        return Moments(self.count + len(values), self.total + math.fsum(values), self.squares + squares)
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean, None without any."""
+        return self.total / self.count if self.count else None
+
+    def rate(self) -> Rate:
+        """Return mean and upper bound: empirical Bernstein (Maurer and Pontil, 2009), exact for values in [0, 1]."""
+        if self.count < 2:  # noqa: PLR2004 - a variance takes two
+            return Rate(1.0, 1.0)
+        mean = self.total / self.count
+        variance = max(0.0, self.squares - self.count * mean * mean) / (self.count - 1)
+        log_term = math.log(2.0 / (1.0 - _BASELINE_CONFIDENCE))
+        slack = math.sqrt(2.0 * variance * log_term / self.count) + 7.0 * log_term / (3.0 * (self.count - 1))
+        return Rate(mean, min(1.0, mean + slack))
+
+
+Arm = Mapping[str, Moments]
+
+
+@dataclass(frozen=True)
+class RolloutEvidence:
+    """Evidence of one rollout after some looks; plain numbers, so that the next look goes on where the last one ended.
+
+    `kept` has a test for each limit of the present stage. `control` and `treatment` are the users' metrics in that stage,
+    `champion` the control's in all stages. `users`: of (control, treatment) in the stage. `assigned`: users of both arms
+    by the probability with which they were treated.
+    """
+
+    stage: StageName = "shadow"
+    harm: Harm = field(default_factory=Harm)
+    kept: Mapping[str, Evidence] = field(default_factory=dict)
+    control: Arm = field(default_factory=dict)
+    treatment: Arm = field(default_factory=dict)
+    champion: Arm = field(default_factory=dict)
+    users: tuple[int, int] = (0, 0)
+    assigned: Mapping[float, tuple[int, int]] = field(default_factory=dict)
+
+    def in_stage(self, stage: StageName) -> "RolloutEvidence":
+        """Return the evidence with which a stage begins: nothing is kept yet, harm stays found."""
+        if stage == self.stage:
+            return self
+        return replace(self, stage=stage, kept={}, control={}, treatment={}, users=(0, 0))
+
+    def updated(self, units: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None) -> "RolloutEvidence":
+        """Return the evidence with the users of one more look.
+
+        Args:
+            units: users, each with his outcomes at one traffic share.
+            policy: of the rollout.
+            baseline: the champion's rates before the last stage, needed in that stage alone.
+        """
+        present = [unit for unit in units if STAGE_OF.get(unit.treatment_share) == self.stage]
+        treated = sum(unit.treatment for unit in present)
+        return replace(
+            self,
+            harm=self.harm.updated(units, policy, baseline),
+            kept=self._kept(present, policy, baseline),
+            control=_plus(self.control, [unit for unit in present if not unit.treatment]),
+            treatment=_plus(self.treatment, [unit for unit in present if unit.treatment]),
+            champion=_plus(self.champion, [unit for unit in units if not unit.treatment]),
+            users=(self.users[0] + len(present) - treated, self.users[1] + treated),
+            assigned=_assigned(self.assigned, units),
+        )
+
+    def findings(self, policy: RolloutPolicy) -> StageFindings:
+        """Say what the evidence comes to for the decision."""
+        criteria: tuple[Criterion, ...] = ()
+        if self.stage != "shadow":
+            limits = policy.stages[self.stage]
+            criteria = tuple(
+                Criterion(name, self._words(name, limits, policy), self.kept[name].log_e if name in self.kept else 0.0)
+                for name in NAMES
+            )
+        return StageFindings(
+            control_users=self.users[0],
+            treatment_users=self.users[1],
+            log_e_harm=self.harm.log_e,
+            harm=self.harm.words(policy),
+            criteria=criteria,
+            split=self._split(),
+            baseline=self._baseline(policy),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "stage": self.stage,
+            "harm": self.harm.document(),
+            "kept": {name: asdict(one) for name, one in self.kept.items()},
+            **{arm: {name: asdict(one) for name, one in getattr(self, arm).items()} for arm in _ARMS},
+            "users": list(self.users),
+            "assigned": [[share, *arms] for share, arms in self.assigned.items()],
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "RolloutEvidence":
+        """Read what `document` wrote."""
+        return cls(
+            stage=document["stage"],
+            harm=Harm.from_document(document["harm"]),
+            kept={name: evidence_from(one) for name, one in document["kept"].items()},
+            **{arm: {name: Moments(**one) for name, one in document[arm].items()} for arm in _ARMS},
+            users=(document["users"][0], document["users"][1]),
+            assigned={share: (control, treated) for share, control, treated in document["assigned"]},
+        )
+
+    def _kept(
+        self, present: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None
+    ) -> Mapping[str, Evidence]:
+        if self.stage == "shadow" or not present:
+            return self.kept
+        limits, kept = policy.stages[self.stage], dict(self.kept)
+        for name in NAMES:
+            limit, effect = _opposite(name, limits, policy, baseline if self.stage == "100_percent" else None)
+            evidence = kept.get(name) or Evidence(
+                limit, effect, relative=False, sizes=_KEPT_SIZES, weights=_KEPT_WEIGHTS
+            )
+            for _, batch in batches(present, metric_of(name, limits)):
+                if batch.share < 1.0 or limit.fixed:
+                    evidence = evidence.updated(batch)
+            kept[name] = evidence
+        return kept
+
+    def _split(self) -> str | None:
+        check = check_split(
+            [Assigned(share, *arms) for share, arms in sorted(self.assigned.items())], alpha=_SPLIT_ALPHA
+        )
+        if not check.alarm:
+            return None
+        loser = "candidate" if check.leaks == "treatment" else "champion"
+        return (
+            f"{check.treatment:,} users came to the candidate where {check.expected_treatment:,.0f} were due: the {loser} "
+            "loses users on the way, so nothing can be compared"
+        )
+
+    def _baseline(self, policy: RolloutPolicy) -> Baseline | None:
+        metrics = {
+            "failed": FAILED,
+            "slow": slow_metric(policy.stages["100_percent"].max_latency_ratio),
+            "wrong": WRONG,
+        }
+        if any(metric not in self.champion for metric in metrics.values()):
+            return None
+        return Baseline(**{name: self.champion[metric].rate() for name, metric in metrics.items()})
+
+    def _words(self, name: Name, limits: StageLimits, policy: RolloutPolicy) -> str:
+        metric = metric_of(name, limits)
+        treated, control = (arm[metric].mean if metric in arm else None for arm in (self.treatment, self.control))
+        return in_words(name, limits, policy, treated, control)
+
+
+_ARMS = ("control", "treatment", "champion")
+
+
+def _opposite(
+    name: Name, limits: StageLimits, policy: RolloutPolicy, baseline: Baseline | None
+) -> tuple[Limit, float | None]:
+    """The limit from its other side, which is to be refuted, and how far from it the candidate is expected."""
+    limit = limit_of(name, limits, policy, baseline, above=True)
+    if not limit.fixed:
+        return limit, None
+    if baseline is None or name == "floor":
+        return limit, policy.accuracy_effect / 2.0
+    return limit, max(limit.delta - rate_of(name, baseline).mean, _SMALLEST_DISTANCE)
+
+
+def _plus(known: Arm, units: Sequence[Unit]) -> Arm:
+    found = dict(known)
+    for metric in {metric for unit in units for metric in unit.outcomes if not metric.startswith("wrong[")}:
+        values = [unit.outcomes[metric] for unit in units if metric in unit.outcomes]
+        found[metric] = found.get(metric, Moments()).plus(values)
+    return found
+
+
+def _assigned(known: Mapping[float, tuple[int, int]], units: Sequence[Unit]) -> Mapping[float, tuple[int, int]]:
+    found = dict(known)
+    for unit in units:
+        control, treated = found.get(unit.share, (0, 0))
+        found[unit.share] = (control + (not unit.treatment), treated + unit.treatment)
+    return found

@@ -1,0 +1,135 @@
+"""Evidence that a candidate breaks a limit: one test a limit and slice, and one e-value over all of them. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from mlops_assets.experiments.batches import batches
+from mlops_assets.experiments.sequential import Evidence, Limit
+from mlops_assets.experiments.units import Unit
+from mlops_assets.foundation.profiles import RolloutPolicy, StageName
+from mlops_assets.rollout.limits import NAMES, STAGE_OF, Name, in_words, limit_of, metric_of
+from mlops_assets.rollout.state import Baseline
+
+# The servers' guard and the looks at users' outcomes: half of the error budget each.
+_WATCHES = 2
+# Slices that harm is looked for in: the first that are seen.
+_MOST_SLICES = 32
+# Harm may begin late: every so many users, a part of the stake is bet anew.
+_USERS_A_PLACING = 1000
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Tests of the limits `names`, and, with `sliced`, of accuracy within each slice, after `counted` users."""
+
+    names: tuple[Name, ...] = NAMES
+    sliced: bool = True
+    tests: Mapping[str, Evidence] = field(default_factory=dict)
+    counted: int = 0
+    stage: StageName = "5_percent"
+
+    def updated(self, units: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None) -> "Harm":
+        """Return it with more users, each with outcomes at one traffic share; limits are those of that share's stage.
+
+        The baseline is needed for users of the last stage; without it these are passed over.
+        """
+        shares = sorted(
+            {unit.treatment_share for unit in units if STAGE_OF.get(unit.treatment_share, "shadow") != "shadow"}
+        )
+        if not shares:
+            return self
+        counted = self.counted + len(units)
+        tests = {**self.tests}
+        for name in [*self.names, *(self._slices(units) if self.sliced else [])]:
+            known: Name = name if name in NAMES else "accuracy"
+            effect = {"errors": policy.error_effect, "latency": policy.slow_effect}.get(known, policy.accuracy_effect)
+            test = tests.get(name) or Evidence(Limit(), effect, relative=False).placed_again()
+            for share in shares:
+                test = _with_share(test, units, share, name, known, policy, baseline)
+            tests[name] = test
+        if counted // _USERS_A_PLACING > self.counted // _USERS_A_PLACING:
+            tests = {name: test.placed_again() for name, test in tests.items()}
+        return replace(self, tests=tests, counted=counted, stage=STAGE_OF[shares[-1]])
+
+    @property
+    def log_e(self) -> float:
+        """Logarithm of the e-value over all tests and watches; weights are fixed beforehand, the unseen has a value of 1."""
+        weights = self._weights()
+        rest = max(0.0, 1.0 - sum(weights.values()))
+        terms = [test.log_e + math.log(weights[name]) for name, test in self.tests.items()]
+        total = np.logaddexp.reduce([*terms, *([math.log(rest)] if rest > 0.0 else [])])
+        return float(total) - math.log(_WATCHES)
+
+    def words(self, policy: RolloutPolicy) -> str:
+        """Say what is worst; empty before the first user."""
+        if not self.tests:
+            return ""
+        weights = self._weights()
+        name = max(self.tests, key=lambda one: self.tests[one].log_e + math.log(weights[one]))
+        test = self.tests[name]
+        treated = test.treatment_sum / test.treatment_users if test.treatment_users else None
+        control = test.control_sum / test.control_users if test.control_users else None
+        known: Name = name if name in NAMES else "accuracy"
+        where = "" if name in NAMES else f" where {name.removeprefix('wrong[').removesuffix(']').replace('=', ' is ')}"
+        return f"harm{where}: {in_words(known, policy.stages[self.stage], policy, treated, control)}"
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "names": list(self.names),
+            "sliced": self.sliced,
+            "tests": {name: asdict(test) for name, test in self.tests.items()},
+            "counted": self.counted,
+            "stage": self.stage,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Harm":
+        """Read what `document` wrote."""
+        tests = {name: evidence_from(test) for name, test in document["tests"].items()}
+        return cls(tuple(document["names"]), document["sliced"], tests, document["counted"], document["stage"])
+
+    def _slices(self, units: Sequence[Unit]) -> list[str]:
+        known = [name for name in self.tests if name not in NAMES]
+        seen = {metric for unit in units for metric in unit.outcomes if metric.startswith("wrong[")}
+        return [*known, *sorted(seen - set(known))][:_MOST_SLICES]
+
+    def _weights(self) -> dict[str, float]:
+        part = 1.0 / (len(self.names) + self.sliced)
+        return {name: part if name in NAMES else part / _MOST_SLICES for name in self.tests}
+
+
+def evidence_from(document: Mapping[str, Any]) -> Evidence:
+    """Read what dataclasses.asdict made of an Evidence, and JSON of that."""
+    values = dict(document)
+    values["limit"] = Limit(**values["limit"])
+    for name in ("sizes", "weights", "log_wealth"):
+        values[name] = tuple(values[name])
+    return Evidence(**values)
+
+
+def _with_share(
+    test: Evidence,
+    units: Sequence[Unit],
+    share: float,
+    name: str,
+    known: Name,
+    policy: RolloutPolicy,
+    baseline: Baseline | None,
+) -> Evidence:
+    last = share == 1.0
+    # Of a slice, nothing is known that the last stage could be held against.
+    if last and (baseline is None or name not in NAMES):
+        return test
+    limits = policy.stages[STAGE_OF[share]]
+    limit = limit_of(known, limits, policy, baseline if last else None)
+    test = replace(test, limit=limit)
+    metric = metric_of(known, limits) if name in NAMES else name
+    for _, batch in batches([unit for unit in units if unit.treatment_share == share], metric):
+        if 0.0 < batch.share < 1.0 or (batch.share == 1.0 and limit.fixed):
+            test = test.updated(batch)
+    return test
