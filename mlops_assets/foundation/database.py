@@ -3,6 +3,7 @@
 The tables are in `tables.py`, the migrations in `migrations/`.
 """
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,6 +170,13 @@ def read_transaction(engine: Engine) -> Iterator[Session]:
         if engine.dialect.name == "postgresql":
             session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
         yield session
+
+
+def lock_name(session: Session, name: str) -> None:
+    """Let changes of one thing queue until the transaction ends: an advisory lock; SQLite has its own write lock."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def insert_missing(session: Session, record: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,11 +1,10 @@
 """Rows of registered versions: found, and asked whether a step may take them. `model_registry.py` changes them."""
 
-import hashlib
-
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mlops_assets.foundation.audit import CHAMPION_EVENTS, ROLLED_BACK
+from mlops_assets.foundation.database import lock_name
 from mlops_assets.foundation.errors import InputError, NotReadyError
 from mlops_assets.foundation.tables import AuditEvent, DecisionRecord, ModelVersionRecord
 from mlops_assets.registry.registration import Stage
@@ -13,14 +12,8 @@ from mlops_assets.registry.semver import SemVer
 
 
 def lock_model(session: Session, model_name: str) -> None:
-    """Let changes of one model queue to the end of the transaction, in every room that makes some.
-
-    An advisory lock on PostgreSQL; on SQLite, write transactions queue by themselves.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        name_hash = hashlib.sha256(f"model_registry:{model_name}".encode()).digest()
-        key = int.from_bytes(name_hash[:8], "big", signed=True)
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    """Let changes of one model queue to the end of the transaction, in every room that makes some."""
+    lock_name(session, f"model_registry:{model_name}")
 
 
 def version_records(session: Session, model_name: str) -> list[ModelVersionRecord]:

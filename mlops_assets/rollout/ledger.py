@@ -1,0 +1,231 @@
+"""The append-only ledger of rollouts in the operational database: read, and extended by one step at a time.
+
+A step is one transaction: the state that it follows from (a fencing number of the model), its idempotency key, its audit
+event, and its outbox of what has to be done elsewhere. Of two that saw the same state, one writes. There is no other
+record of a rollout's state.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from mlops_assets.foundation.audit import append_event
+from mlops_assets.foundation.database import lock_name, read_transaction, transaction
+from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
+from mlops_assets.foundation.files import canonical_json
+from mlops_assets.foundation.tables import RolloutEffect, RolloutEvent
+from mlops_assets.rollout.state import Kind, RolloutState, Step, fold
+
+EffectKind = Literal["point_candidate", "promote", "withdraw", "archive", "alert"]
+# In the order in which they are done.
+_EFFECTS: Mapping[Kind, tuple[EffectKind, ...]] = {
+    "started": ("point_candidate", "alert"),
+    "advanced": ("alert",),
+    "jumped": ("alert",),
+    "paused": ("alert",),
+    "resumed": ("alert",),
+    "promoting": ("promote",),
+    "completed": ("withdraw", "alert"),
+    "rolled_back": ("withdraw", "archive", "alert"),
+    "aborted": ("withdraw", "alert"),
+    "superseded": ("withdraw", "alert"),
+}
+
+
+class StaleRolloutError(TransientError):
+    """Somebody else has written the next step: look at it, and decide again."""
+
+
+@dataclass(frozen=True)
+class NewStep:
+    """A step to be written; `expected` is the model's number before it, 0 before its first rollout."""
+
+    kind: Kind
+    state: RolloutState
+    reasons: Sequence[str]
+    user: str
+    evidence: Mapping[str, Any]
+    expected: int
+    key: str | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The caller's key, or one made of what the step is."""
+        return self.key or f"{self.state.model_name}:{self.state.number}:{self.kind}"
+
+
+def append(
+    engine: Engine, step: NewStep, now: datetime, *, unless: Callable[[Session], None] | None = None
+) -> RolloutState:
+    """Write one step, and return the state after it; the same step a second time changes nothing.
+
+    Args:
+        engine: operational database.
+        step: what to write.
+        now: its time.
+        unless: asked within the transaction; raises when the step may not be written.
+
+    Raises:
+        StaleRolloutError: another step was written since the one that this follows from.
+    """
+    try:
+        with transaction(engine) as session:
+            lock_name(session, f"traffic:{step.state.agent}")
+            done = _keyed(session, step.idempotency_key)
+            if done is not None:
+                return done
+            newest = newest_event(session, step.state.model_name)
+            number = 0 if newest is None else newest.number
+            if number != step.expected or step.state.number != number + 1:
+                raise _stale(step, number)
+            if unless is not None:
+                unless(session)
+            _write(session, step, now)
+            return step.state
+    except IntegrityError:
+        with read_transaction(engine) as session:
+            done = _keyed(session, step.idempotency_key)
+        if done is None:
+            raise _stale(step, None) from None
+        return done
+
+
+def current(engine: Engine, model_name: str) -> RolloutState | None:
+    """Return the model's newest rollout as it is now, None before the first."""
+    with read_transaction(engine) as session:
+        event = newest_event(session, model_name)
+    return None if event is None else RolloutState.from_document(event.state)
+
+
+def newest_states(engine: Engine) -> list[RolloutState]:
+    """Return the newest rollout of every model that has had one."""
+    newest = (
+        select(RolloutEvent.model_name, func.max(RolloutEvent.number).label("number"))
+        .group_by(RolloutEvent.model_name)
+        .subquery()
+    )
+    query = select(RolloutEvent).join(
+        newest, (RolloutEvent.model_name == newest.c.model_name) & (RolloutEvent.number == newest.c.number)
+    )
+    with read_transaction(engine) as session:
+        events = session.scalars(query.order_by(RolloutEvent.model_name)).all()
+    return [RolloutState.from_document(event.state) for event in events]
+
+
+def newest_event(session: Session, model_name: str) -> RolloutEvent | None:
+    """Return the model's newest step."""
+    query = select(RolloutEvent).where(RolloutEvent.model_name == model_name).order_by(RolloutEvent.number.desc())
+    return session.scalars(query.limit(1)).one_or_none()
+
+
+def steps(engine: Engine, *, model_name: str | None = None, rollout: str | None = None) -> list[Step]:
+    """Return the steps of one model or rollout, or all, in the order in which they were written."""
+    query = select(RolloutEvent).order_by(RolloutEvent.id)
+    if model_name is not None:
+        query = query.where(RolloutEvent.model_name == model_name)
+    if rollout is not None:
+        query = query.where(RolloutEvent.rollout == rollout)
+    with read_transaction(engine) as session:
+        return [step_of(event) for event in session.scalars(query)]
+
+
+def step_of(event: RolloutEvent) -> Step:
+    """Read one entry of the ledger."""
+    return Step(
+        kind=cast("Kind", event.kind),
+        state=RolloutState.from_document(event.state),
+        reasons=tuple(event.reasons),
+        evidence=event.evidence,
+        user=event.user,
+        at=event.occurred_at,
+    )
+
+
+def verify(engine: Engine) -> list[RolloutState]:
+    """Do every step of the ledger again, and return the states that they lead to.
+
+    Raises:
+        InputError: a step does not follow from the one before it.
+    """
+    return list(fold(steps(engine)).values())
+
+
+def rollout_named(engine: Engine, name: str) -> list[Step]:
+    """Return the steps of one rollout.
+
+    Raises:
+        InputError: no such rollout; the newest ones are named.
+    """
+    found = steps(engine, rollout=name)
+    if not found:
+        known = ", ".join(state.name for state in newest_states(engine)) or "none"
+        raise InputError(f"there is no rollout {name!r}; the newest of each model: {known}")
+    return found
+
+
+def active_rollout(engine: Engine, model_name: str) -> RolloutState:
+    """Return the model's rollout under way.
+
+    Raises:
+        NotReadyError: there is none.
+    """
+    state = current(engine, model_name)
+    if state is None or not state.active:
+        last = (
+            "it never had one" if state is None else f"the last one, {state.name}, is {state.status.replace('_', ' ')}"
+        )
+        raise NotReadyError(f"{model_name} has no rollout under way: {last}; start one first")
+    return state
+
+
+def _write(session: Session, step: NewStep, now: datetime) -> None:
+    state = step.state
+    event = RolloutEvent(
+        model_name=state.model_name,
+        number=state.number,
+        rollout=state.name,
+        agent=state.agent,
+        kind=step.kind,
+        active=state.active,
+        state=state.document(),
+        reasons=list(step.reasons),
+        evidence=dict(step.evidence),
+        user=step.user[:255],
+        occurred_at=now,
+        idempotency_key=step.idempotency_key,
+    )
+    session.add(event)
+    session.flush()
+    session.add_all(RolloutEffect(event_id=event.id, kind=kind, attempts=0) for kind in _EFFECTS[step.kind])
+    append_event(
+        session,
+        event_type=f"rollout_{step.kind}",
+        model_name=state.model_name,
+        version=state.candidate,
+        user=step.user[:255],
+        details={
+            "rollout": state.name,
+            "number": state.number,
+            "stage": state.stage,
+            "share": state.share,
+            "status": state.status,
+            "reasons": list(step.reasons),
+            "state": canonical_json(state.document()),
+        },
+        now=now,
+    )
+
+
+def _keyed(session: Session, key: str) -> RolloutState | None:
+    event = session.scalars(select(RolloutEvent).where(RolloutEvent.idempotency_key == key)).one_or_none()
+    return None if event is None else RolloutState.from_document(event.state)
+
+
+def _stale(step: NewStep, number: int | None) -> StaleRolloutError:
+    found = "at the same moment" if number is None else f"since: {number} where {step.expected} was expected"
+    return StaleRolloutError(f"{step.state.model_name}: another step was written {found}; look again")
