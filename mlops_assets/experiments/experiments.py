@@ -41,7 +41,9 @@ class Treatment:
 class Experiment:
     """One experiment and its traffic split; a paused one gives everybody the control, and keeps its salt.
 
-    `more`: the treatments beside the first.
+    `more`: the treatments beside the first. `treatment_version`: the only version that the first treatment's users may get;
+    None: whatever stands behind the alias. `splits_anonymous`: who names no user is split by the test that is asked about.
+    `completed`: its treatment won, and is about to be the champion.
     """
 
     name: str
@@ -53,6 +55,9 @@ class Experiment:
     created_at: datetime
     segment: Segment = EVERYBODY
     more: tuple[Treatment, ...] = ()
+    treatment_version: str | None = None
+    splits_anonymous: bool = False
+    completed: bool = False
 
     @property
     def treatments(self) -> dict[str, Treatment]:

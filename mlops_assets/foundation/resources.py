@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 from sqlalchemy import Engine
 
-from mlops_assets.foundation.clock import Clock, SystemClock
+from mlops_assets.foundation.clock import Clock, SystemClock, deployment_clock
 from mlops_assets.foundation.database import create_operational_engine, upgrade
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import PolicyProfile, load_profile
@@ -46,11 +46,13 @@ class Platform(dg.ConfigurableResource["Platform"]):
         self._settings = load_settings({**os.environ, **self.settings_override})
         self._profile = load_profile(self._settings.policy_profile)
         self._engine = create_operational_engine(self._settings.database)
+        self._clock = deployment_clock(self._settings.clock)
         with ExitStack() as stack:
             stack.callback(self._engine.dispose)
             upgrade(self._engine)
             if context.run is not None and context.instance is not None:
-                guard = RunGuard(self._engine, self._clock, self.heartbeat_ttl_seconds)
+                # Whether a process lives is a matter of the machine's time, whatever time the lifecycle is in.
+                guard = RunGuard(self._engine, SystemClock(), self.heartbeat_ttl_seconds)
                 stack.enter_context(guard.guard(context.run.run_id, _fail_dead_runs(context.instance)))
             yield self
 

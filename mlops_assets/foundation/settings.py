@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationE
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlops_assets.foundation.clock import parse_clock
 from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.profiles import profile_names
@@ -35,6 +36,13 @@ def _known_profile(name: str) -> str:
     return name
 
 
+def _readable_clock(text: str) -> str:
+    try:
+        return str(parse_clock(text))
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -44,7 +52,8 @@ class Settings(BaseSettings):
     `home`: folder of everything that is written. `simulator_rows`: decisions for each agent, at
     least; `simulator_extra_days`: how far the simulated world has moved on since. `device`: where
     training runs, `auto` takes CUDA when there is one. `serving_clock`: what time it is for served decisions, the
-    machine's or that of the data (`auto`: the data's where the experience source is a closed history). `exploration_epsilon`:
+    machine's or that of the data (`auto`: the data's where the experience source is a closed history). `clock`: another clock
+    than the machine's for all processes (`parse_clock`), for drills; production refuses it. `exploration_epsilon`:
     share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. `roles_file`: YAML
     table of who has which role. `smtp_url`, `slack_webhook`: where approvers are told of requests, off by default;
     `approvals_url`: where the link in such a message leads. URLs are secrets, since they may carry passwords.
@@ -87,6 +96,7 @@ class Settings(BaseSettings):
     serving_port: int = Field(default=8000, ge=1, le=65535)
     serving_workers: int = Field(default=1, ge=1)
     serving_clock: Literal["auto", "system", "data"] = "auto"
+    clock: Annotated[str, AfterValidator(_readable_clock)] | None = None
     serving_authentication: Literal["auto", "required"] = "auto"
     exploration_epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
     pseudonym_key: SecretStr | None = Field(default=None, min_length=16)
@@ -130,6 +140,8 @@ class Settings(BaseSettings):
                 f"{_MLFLOW_STANDARD}: {_PREFIX}ENVIRONMENT=production refuses the embedded SQLite tracking store; "
                 f"set it (or {_PREFIX}{_MLFLOW_STANDARD}) to http(s)://<server> or a postgresql:// URL"
             )
+        if self.clock is not None:
+            yield f"{_PREFIX}CLOCK: {_PREFIX}ENVIRONMENT=production goes by the machine's clock; unset it"
         if self.pseudonym_key is None and self.serving_host not in _LOOPBACK:
             yield (
                 f"{_PREFIX}PSEUDONYM_KEY: needed to serve on {self.serving_host} with {_PREFIX}ENVIRONMENT=production, so "
@@ -187,6 +199,8 @@ class Settings(BaseSettings):
     @property
     def data_clock(self) -> bool:
         """Whether served decisions take place in the time of the data: a closed history has no present."""
+        if self.clock is not None:
+            return False
         if self.serving_clock == "auto":
             return self.experience_source in {"simulator", "ci_history"}
         return self.serving_clock == "data"

@@ -426,6 +426,20 @@ class RolloutEffect(Base):
     problem: Mapped[str | None] = mapped_column(Text)
 
 
+class RolloutWatch(Base):
+    """How far the servers' guard has read a rollout's answers, up to `read_to`, and the evidence of harm in them.
+
+    Of two servers that read the same, one writes: `version` counts the writes.
+    """
+
+    __tablename__ = "rollout_watch"
+
+    rollout: Mapped[str] = mapped_column(String(100), primary_key=True)
+    version: Mapped[int]
+    read_to: Mapped[datetime]
+    evidence: Mapped[dict[str, Any]]
+
+
 class PredictionRecord(Base):
     """One served decision, logged once, with everything that made it.
 
@@ -442,6 +456,7 @@ class PredictionRecord(Base):
         Index(None, "agent", "episode_id", "step"),
         Index(None, "experiment", "event_time"),
         Index(None, "user_hash", "event_time"),
+        Index(None, "experiment", "user_hash", "event_time"),
     )
 
     prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)

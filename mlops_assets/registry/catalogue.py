@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlops_assets.training.policy import GreedyPolicy
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+# The version that a rollout is about: a newer challenger does not take its users away from it.
+CANDIDATE = "candidate"
 
 
 class ModelCatalogue:

@@ -18,6 +18,7 @@ from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import lock_name, read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.foundation.files import canonical_json
+from mlops_assets.foundation.profiles import RolloutPolicy
 from mlops_assets.foundation.tables import RolloutEffect, RolloutEvent
 from mlops_assets.rollout.state import Kind, RolloutState, Step, fold
 
@@ -166,6 +167,19 @@ def rollout_named(engine: Engine, name: str) -> list[Step]:
         known = ", ".join(state.name for state in newest_states(engine)) or "none"
         raise InputError(f"there is no rollout {name!r}; the newest of each model: {known}")
     return found
+
+
+def pinned_policy(engine: Engine, rollout: str, live: RolloutPolicy) -> RolloutPolicy:
+    """Return the policy that a rollout began with; when it may go on, and what a newer candidate does, follows `live`.
+
+    Limits that change under way would judge by one what was proven by another.
+
+    Raises:
+        InputError: no such rollout.
+    """
+    first = rollout_named(engine, rollout)[0]
+    pinned = RolloutPolicy.model_validate_json(canonical_json(first.evidence["policy"]))
+    return pinned.model_copy(update={"calendar": live.calendar, "when_newer": live.when_newer})
 
 
 def active_rollout(engine: Engine, model_name: str) -> RolloutState:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, func, select
 from mlops_assets.experiments.experiments import Experiment, unfinished_experiments
 from mlops_assets.features.store import open_feature_store
 from mlops_assets.foundation.agents import AGENTS, agent_spec
-from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock
+from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock, deployment_clock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
 from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
@@ -239,7 +239,7 @@ class ServingRuntime:
 
     def _chosen_clock(self) -> Clock:
         if not self.settings.data_clock:
-            return SystemClock()
+            return deployment_clock(self.settings.clock)
         with read_transaction(self.engine) as session:
             newest: datetime | None = session.execute(select(func.max(FeatureViewRecord.last_event_time))).scalar_one()
             # Not back in time after a restart: what was served before has to lie before.
