@@ -113,7 +113,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version.
             NotReadyError: it is not approved, or no longer new.
         """
-        self._require(user, "deploy_staging", model_name, version)
+        self.require(user, "deploy_staging", model_name, version)
         with self._changing(model_name) as session:
             return self._stage(session, version_record(session, model_name, version), user)
 
@@ -128,7 +128,7 @@ class ModelRegistry(ModelCatalogue):
             NotReadyError: it is not approved, or no longer new.
             PermanentError: another version is champion already.
         """
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -149,7 +149,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version.
             NotReadyError: it is not approved, or not in Staging.
         """
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -179,7 +179,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version, or it was never champion and `override` is not set.
             NotReadyError: no target is given and there is no `previous`.
         """
-        self._require(user, "rollback", model_name, to_version or "")
+        self.require(user, "rollback", model_name, to_version or "")
         with self._changing(model_name) as session:
             record = self._rollback_target(session, model_name, to_version)
             champion = record_in_production(session, model_name)
@@ -241,7 +241,7 @@ class ModelRegistry(ModelCatalogue):
             lock_model(session, model_name)
             yield session
 
-    def _require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
+    def require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
         if self._access is None:
             return
         try:
@@ -328,7 +328,7 @@ class ModelRegistry(ModelCatalogue):
     def _retire(
         self, model_name: str, version: str, stage: Stage, event: str, *, user: str, reason: str
     ) -> RegisteredVersion:
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             if record.stage == stage:

@@ -30,6 +30,7 @@ _EFFECTS: Mapping[Kind, tuple[EffectKind, ...]] = {
     "jumped": ("alert",),
     "paused": ("alert",),
     "resumed": ("alert",),
+    "stalled": ("alert",),
     "promoting": ("promote",),
     "completed": ("withdraw", "alert"),
     "rolled_back": ("withdraw", "archive", "alert"),
