@@ -234,14 +234,12 @@ class ModelRegistry(ModelCatalogue):
         """
         return self._retire(model_name, version, "Deleted", DELETED, user=user, reason=reason)
 
-    @contextmanager
-    def _changing(self, model_name: str) -> Iterator[Session]:
-        """One write transaction; changes of one model queue."""
-        with transaction(self._engine) as session:
-            lock_model(session, model_name)
-            yield session
-
     def require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
+        """Let who may do this pass; a refusal is an audit event.
+
+        Raises:
+            AccessDeniedError: `user` has no role for it.
+        """
         if self._access is None:
             return
         try:
@@ -259,6 +257,13 @@ class ModelRegistry(ModelCatalogue):
                     now=self._clock.now(),
                 )
             raise
+
+    @contextmanager
+    def _changing(self, model_name: str) -> Iterator[Session]:
+        """One write transaction; changes of one model queue."""
+        with transaction(self._engine) as session:
+            lock_model(session, model_name)
+            yield session
 
     def _stage(self, session: Session, record: ModelVersionRecord, user: str) -> RegisteredVersion:
         if record.stage == "Staging" and self._points(CHALLENGER, record):

@@ -90,9 +90,10 @@ def _draw_evidence(axes: Any, looks: Sequence[Looked], policy: RolloutPolicy, do
     hours = [_hours(look.at, begin) for look in looks]
     axes.plot(hours, [_log10(look.log_e_harm) for look in looks], color="C3", label="harm")
     names = sorted({name for look in looks for name in look.log_e_kept})
-    for number, name in enumerate(names):
+    # Red is harm's.
+    for colour, name in zip(("C0", "C1", "C2", "C4"), names, strict=False):
         values = [_log10(look.log_e_kept[name]) if name in look.log_e_kept else math.nan for look in looks]
-        axes.plot(hours, values, linestyle="--", color=f"C{number if number < 3 else number + 1}", label=f"{name} kept")
+        axes.plot(hours, values, linestyle="--", color=colour, label=f"{name} kept")
     axes.axhline(needed(policy.alpha_harm) / math.log(10), color="C3", linewidth=0.8, label="takes it back")
     axes.axhline(needed(policy.alpha_pass) / math.log(10), color="black", linewidth=0.8, label="passes the stage")
     for step in done:
