@@ -19,7 +19,7 @@ from mlops_assets.foundation.database import lock_name, read_transaction, transa
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.foundation.files import canonical_json
 from mlops_assets.foundation.profiles import RolloutPolicy
-from mlops_assets.foundation.tables import RolloutEffect, RolloutEvent
+from mlops_assets.foundation.tables import AuditEvent, RolloutEffect, RolloutEvent
 from mlops_assets.rollout.state import Kind, RolloutState, Step, fold
 
 EffectKind = Literal["point_candidate", "promote", "withdraw", "archive", "alert"]
@@ -149,12 +149,26 @@ def step_of(event: RolloutEvent) -> Step:
 
 
 def verify(engine: Engine) -> list[RolloutState]:
-    """Do every step of the ledger again, and return the states that they lead to.
+    """Do every step of the ledger again, compare each with its audit event, and return the states that they lead to.
 
     Raises:
-        InputError: a step does not follow from the one before it.
+        InputError: a step does not follow from the one before it, or one of the two has what the other does not.
     """
-    return list(fold(steps(engine)).values())
+    done = steps(engine)
+    states = list(fold(done).values())
+    kept = {(step.state.model_name, step.state.number): canonical_json(step.state.document()) for step in done}
+    with read_transaction(engine) as session:
+        query = select(AuditEvent.model_name, AuditEvent.details).where(
+            AuditEvent.event_type.in_([f"rollout_{kind}" for kind in _EFFECTS])
+        )
+        audited = {(model, details["number"]): details["state"] for model, details in session.execute(query)}
+    for model_name, number in sorted(kept.keys() | audited.keys()):
+        if kept.get((model_name, number)) != audited.get((model_name, number)):
+            raise InputError(
+                f"step {number} of {model_name} is not in the ledger as it is in the audit trail; "
+                "`python -m mlops_assets.governance.commands audit verify` tells whether the trail is whole"
+            )
+    return states
 
 
 def rollout_named(engine: Engine, name: str) -> list[Step]:
