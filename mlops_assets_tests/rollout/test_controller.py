@@ -100,7 +100,7 @@ def test_changes_by_hand(tower: Tower) -> None:
     assert tower.aliases() == {"champion": "1.0.0"}
     # Nobody is blamed: it is in Staging, and may start again.
     assert tower.stages() == {"1.1.0": "Staging", "1.0.0": "Production"}
-    with pytest.raises(NotReadyError, match="has no rollout under way: the last one, .* is aborted"):
+    with pytest.raises(NotReadyError, match=r"has no rollout under way: the last one, .* is aborted"):
         rollouts.change(MODEL, "resume", **WHO)
     again = rollouts.start(MODEL, **WHO)
     assert (again.number, again.name) == (5, "rollout-requirements-1.1.0-5")
@@ -140,11 +140,11 @@ def test_who_may_not_changes_nothing(small_tower: Tower) -> None:
     )
     registry = ModelRegistry(office.runs.tracking_uri, office.engine, office.clock, access)
     rollouts = open_rollouts(office.settings, office.engine, office.clock, registry, holder="tests")
-    with pytest.raises(AccessDeniedError, match="'dev@company.com' may not deploy to production"):
+    with pytest.raises(AccessDeniedError, match=r"'dev@company\.com' may not deploy to production"):
         rollouts.start(MODEL, user="dev@company.com", reason="mine")
     assert current(office.engine, MODEL) is None
     rollouts.start(MODEL, user="ops@company.com", reason="theirs")
-    with pytest.raises(AccessDeniedError, match="'ops@company.com' may not rollback"):
+    with pytest.raises(AccessDeniedError, match=r"'ops@company\.com' may not rollback"):
         rollouts.change(MODEL, "rollback", user="ops@company.com", reason="no")
     denied = [event for event in office.events() if event.event_type == "access_denied"]
     assert [event.user for event in denied] == ["dev@company.com", "ops@company.com"]
