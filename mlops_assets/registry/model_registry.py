@@ -22,7 +22,7 @@ from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import AccessDeniedError, InputError, NotReadyError, PermanentError
 from mlops_assets.foundation.profiles import Permission
 from mlops_assets.foundation.tables import ModelVersionRecord
-from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
+from mlops_assets.registry.catalogue import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
 from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG
 from mlops_assets.registry.registration import (
     Candidate,
@@ -198,6 +198,30 @@ class ModelRegistry(ModelCatalogue):
             self._crown(session, record, outgoing, event=ROLLED_BACK, user=user, details=details)
             return registered_version(record, created=False)
 
+    def point_candidate(self, model_name: str, version: str) -> None:
+        """Let servers have a staged version for its rollout, whatever becomes challenger meanwhile.
+
+        A second call changes nothing. The rollout's own ledger says who asked for it.
+
+        Raises:
+            InputError: no such version.
+            NotReadyError: it is not in Staging.
+        """
+        with self._changing(model_name) as session:
+            record = version_record(session, model_name, version)
+            require_stage(record, "Staging")
+            if not self._points(CANDIDATE, record):
+                self._store.set_alias(model_name, CANDIDATE, mlflow_number(record))
+
+    def leave_candidate(self, model_name: str, version: str) -> None:
+        """Take a version's rollout from the servers; of a version that is not the candidate, nothing changes.
+
+        Raises:
+            InputError: no such version.
+        """
+        with self._changing(model_name) as session:
+            self._leave_alias(CANDIDATE, version_record(session, model_name, version))
+
     def annotate(self, model_name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version for people to read; stage and semantic version are not set this way.
 
@@ -213,15 +237,20 @@ class ModelRegistry(ModelCatalogue):
         with self._changing(model_name) as session:
             self._store.set_tags(model_name, mlflow_number(version_record(session, model_name, version)), tags)
 
-    def archive(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
+    def archive(
+        self, model_name: str, version: str, *, user: str, reason: str, rolled_back: bool = False
+    ) -> RegisteredVersion:
         """Retire a version that is not champion. A second call changes nothing.
+
+        Of one that was `rolled_back`, the reason is also its tag `rollback_reason`.
 
         Raises:
             AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             PermanentError: it is the champion.
         """
-        return self._retire(model_name, version, "Archived", ARCHIVED, user=user, reason=reason)
+        told = reason if rolled_back else None
+        return self._retire(model_name, version, "Archived", ARCHIVED, user=user, reason=reason, rollback_reason=told)
 
     def mark_deleted(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
         """Mark an archived version as deleted; its artifacts are a matter of retention. A second call changes nothing.
@@ -331,7 +360,15 @@ class ModelRegistry(ModelCatalogue):
                 self._store.set_tags(model_name, version.number, {STAGE_TAG: stage})
 
     def _retire(
-        self, model_name: str, version: str, stage: Stage, event: str, *, user: str, reason: str
+        self,
+        model_name: str,
+        version: str,
+        stage: Stage,
+        event: str,
+        *,
+        user: str,
+        reason: str,
+        rollback_reason: str | None = None,
     ) -> RegisteredVersion:
         self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
@@ -346,8 +383,10 @@ class ModelRegistry(ModelCatalogue):
                 require_stage(record, "Archived")
                 if self._points(PREVIOUS, record):
                     raise PermanentError(f"{model_name} {record.semver} is kept: it is the version to roll back to")
-            self._leave_alias(CHALLENGER, record)
-            self._move(record, stage)
+            for alias in (CHALLENGER, CANDIDATE):
+                self._leave_alias(alias, record)
+            # What is shown beside an archived version is why it left.
+            self._move(record, stage, **({"rollback_reason": rollback_reason} if rollback_reason else {}))
             self._audit(session, event, record, user, {"reason": reason})
             return registered_version(record, created=False)
 

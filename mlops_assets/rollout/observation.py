@@ -72,8 +72,10 @@ class Observer:
             return Observation(champion=state.champion, platform=f"held: {error}", shadow=shadow, stage=stage)
 
     def _stage(self, state: RolloutState, policy: RolloutPolicy) -> StageFindings:
-        now = served_now(self._engine, self._data_clock, state.agent, self._clock)
-        found = look_at(self._engine, state, policy, agent_spec(state.agent), now).findings(policy)
+        now = served_now(self._engine, state.agent, self._clock, data_clock=self._data_clock)
+        found = look_at(
+            self._engine, state, policy, agent_spec(state.agent), now=now, at=self._clock.now()
+        ).findings(policy)
         guard = watched_harm(self._engine, state.name)
         words = guard.words(policy) if guard.log_e > found.log_e_harm else found.harm
         return replace(found, log_e_harm=float(np.logaddexp(found.log_e_harm, guard.log_e)), harm=words)

@@ -22,6 +22,7 @@ from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
 from mlops_assets.registry.catalogue import CHAMPION
+from mlops_assets.rollout.ledger import splits
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.metrics import ServingMetrics
@@ -35,6 +36,7 @@ from mlops_assets.serving.requests import DecisionRequest
 from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
 from mlops_assets.serving.status import experiment_status
 from mlops_assets.serving.tokens import ApiToken, active_tokens
+from mlops_assets.serving.treatments import BoundedCalls
 
 # Threads that hold the interpreter for its default 5 ms would show in every tenth answer.
 _SWITCH_SECONDS = 0.0005
@@ -78,11 +80,17 @@ class ServingRuntime:
             on_failure=self.metrics.log_failed,
         )
         self.shadows = ShadowScorer(self.log.append_shadows, self.policy.log_queue_rows, self.metrics.log_failed)
+        self.treatments = BoundedCalls(
+            timeout_ms=self.policy.treatment_timeout_ms,
+            failures=self.policy.breaker_failures,
+            open_seconds=self.policy.breaker_open_seconds,
+        )
         self.decider = Decider(
             epsilon=settings.exploration_epsilon,
             cache=AnswerCache(self.policy.cache_entries, self.policy.cache_ttl_seconds),
             pseudonym=pseudonymiser(settings),
             uniform=random.SystemRandom().random,
+            treatments=self.treatments,
         )
         self.experiments: Mapping[str, Experiment] = MappingProxyType({})
         # None until the operational database has said it; set after the splits, so that with it both are known.
@@ -181,6 +189,7 @@ class ServingRuntime:
         # The log before all that may have to be waited for: a supervisor's patience ends with SIGKILL.
         self.shadows.stop()
         self.log.stop()
+        self.treatments.stop()
         self.features.stop()
         self.registry.stop()
         self.database_poll.stop()
@@ -228,8 +237,8 @@ class ServingRuntime:
         return answers
 
     def _refresh(self) -> None:
-        """Look what the operational database says about experiments and tokens."""
-        self.experiments = MappingProxyType(dict(unfinished_experiments(self.engine)))
+        """Look what the operational database says about experiments, rollouts and tokens."""
+        self.experiments = MappingProxyType({**unfinished_experiments(self.engine), **splits(self.engine)})
         self.tokens = MappingProxyType(dict(active_tokens(self.engine, datetime.now(UTC))))
 
     def _show_figures(self) -> None:
