@@ -225,7 +225,8 @@ class ShadowGate(_Section):
 
     `min_requests`: of them `min_answered` at least must have the candidate's answer too. `min_agreement`: share of equal
     actions. `max_latency_ratio`: of the 95th percentiles. `max_accuracy_drop`: share of the champion's accuracy, on
-    requests whose best action became known, of which `min_labelled` are needed.
+    requests whose best action became known, of which `min_labelled` are needed. `max_value_drop`: share of the reward's
+    range, where the reward of every action became known.
     """
 
     hours: Positive
@@ -235,6 +236,7 @@ class ShadowGate(_Section):
     max_latency_ratio: Positive
     min_labelled: Annotated[int, Field(ge=1)]
     max_accuracy_drop: Share
+    max_value_drop: Share
 
 
 class StageLimits(_Section):

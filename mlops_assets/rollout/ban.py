@@ -9,9 +9,7 @@ from mlops_assets.rollout.ledger import steps
 from mlops_assets.rollout.state import Step
 
 
-def banned(
-    engine: Engine, training_hash: str, model_name: str, now: datetime, cool_down_hours: float
-) -> str | None:
+def banned(engine: Engine, training_hash: str, model_name: str, now: datetime, cool_down_hours: float) -> str | None:
     """Return why what was trained so may not start now, None when it may."""
     return ban_of(steps(engine, model_name=model_name), training_hash, now, cool_down_hours)
 

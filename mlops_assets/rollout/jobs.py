@@ -123,11 +123,9 @@ def change_rollout() -> None:
     change()
 
 
-def steps_to_show(
-    instance: dg.DagsterInstance, engine: Engine
-) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+def steps_to_show(instance: dg.DagsterInstance, engine: Engine) -> list[dg.AssetMaterialization | dg.AssetObservation]:
     """Return what Dagster has not seen of the ledger: a materialisation of each passed stage, every other step observed."""
-    found: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    found: list[dg.AssetMaterialization | dg.AssetObservation] = []
     shown: dict[tuple[str, str], int] = {}
     last: dict[str, Step] = {}
     for step in steps(engine):
@@ -173,8 +171,9 @@ def _newest_shown(instance: dg.DagsterInstance, stage: StageName, agent: str) ->
         records = fetch(wanted, limit=_ENOUGH).records
         for record in records:
             event = record.asset_materialization or record.event_log_entry.asset_observation
-            if event is not None and _NUMBER in event.metadata:
-                numbers.append(int(event.metadata[_NUMBER].value or 0))
+            shown = None if event is None else event.metadata.get(_NUMBER)
+            if isinstance(shown, dg.IntMetadataValue):
+                numbers.append(shown.value or 0)
     return max(numbers)
 
 

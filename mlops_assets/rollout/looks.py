@@ -125,5 +125,3 @@ def _store(engine: Engine, state: RolloutState, look: int, evidence: RolloutEvid
             .returning(ExperimentLook.look)
         )
         return kept.one_or_none() is not None
-
-

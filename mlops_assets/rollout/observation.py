@@ -17,12 +17,12 @@ from mlops_assets.governance.approval_state import ApprovalRefusedError
 from mlops_assets.governance.approvals import Approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.rollout.advance import Observation, ShadowFindings, StageFindings
+from mlops_assets.rollout.effects import SERVICE
 from mlops_assets.rollout.guard import watched_harm
 from mlops_assets.rollout.looks import look_at, served_now
 from mlops_assets.rollout.shadow import shadow_findings
 from mlops_assets.rollout.state import RolloutState
 
-SERVICE = "rollout"
 # e^700 is the largest that a double holds: JSON has no infinity.
 _MOST_LOG_E = 700.0
 
@@ -73,9 +73,9 @@ class Observer:
 
     def _stage(self, state: RolloutState, policy: RolloutPolicy) -> StageFindings:
         now = served_now(self._engine, state.agent, self._clock, data_clock=self._data_clock)
-        found = look_at(
-            self._engine, state, policy, agent_spec(state.agent), now=now, at=self._clock.now()
-        ).findings(policy)
+        found = look_at(self._engine, state, policy, agent_spec(state.agent), now=now, at=self._clock.now()).findings(
+            policy
+        )
         guard = watched_harm(self._engine, state.name)
         words = guard.words(policy) if guard.log_e > found.log_e_harm else found.harm
         return replace(found, log_e_harm=float(np.logaddexp(found.log_e_harm, guard.log_e)), harm=words)

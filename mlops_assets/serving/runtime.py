@@ -22,6 +22,7 @@ from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
 from mlops_assets.registry.catalogue import CHAMPION
+from mlops_assets.rollout.guard import RolloutGuard
 from mlops_assets.rollout.ledger import splits
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
@@ -71,6 +72,7 @@ class ServingRuntime:
         self.features = OnlineFeatures(self.store, self.policy, self.metrics.feature_wait)
         self.registry = RegistryWatch(settings.paths.served_models, mirror=mirror)
         self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
+        self._guard_poll = Poll("guard of rollouts", self._guard_rollouts, self.policy.registry_poll_ms)
         self._figures_poll = Poll("experiment figures", self._show_figures, _FIGURES_MS)
         self.log = PredictionLog(
             self.engine,
@@ -97,6 +99,7 @@ class ServingRuntime:
         self.tokens: Mapping[str, ApiToken] | None = None
         self.answers = 0
         self.failures = 0
+        self._guard: RolloutGuard | None = None
         self._clock = clock
         self._started = time.monotonic()
 
@@ -116,6 +119,7 @@ class ServingRuntime:
         self.log.start()
         self.shadows.start()
         self.database_poll.start()
+        self._guard_poll.start()
         self._figures_poll.start()
         self.features.start()
         self.registry.start()
@@ -193,6 +197,7 @@ class ServingRuntime:
         self.features.stop()
         self.registry.stop()
         self.database_poll.stop()
+        self._guard_poll.stop()
         self._figures_poll.stop()
         self.engine.dispose()
         self.readers.dispose()
@@ -214,7 +219,7 @@ class ServingRuntime:
                     decision.features,
                     model,
                 )
-                for model in _shadows(models, row["agent"], decision.model)
+                for model in _shadows(models, decision)
             ]
         )
 
@@ -240,6 +245,14 @@ class ServingRuntime:
         """Look what the operational database says about experiments, rollouts and tokens."""
         self.experiments = MappingProxyType({**unfinished_experiments(self.engine), **splits(self.engine)})
         self.tokens = MappingProxyType(dict(active_tokens(self.engine, datetime.now(UTC))))
+
+    def _guard_rollouts(self) -> None:
+        """Take back what harms its users; the split follows as for every other step of the ledger."""
+        if self._guard is None:
+            policy = load_profile(self.settings.policy_profile).rollout
+            clock = deployment_clock(self.settings.clock)
+            self._guard = RolloutGuard(self.readers, policy, served=self.clock, clock=clock)
+        self._guard.refresh()
 
     def _show_figures(self) -> None:
         for experiment in self.experiments.values():
@@ -279,15 +292,20 @@ class ServingRuntime:
         return {(agent, alias, model.semver): 1.0 for (agent, alias), model in by_alias.items()}
 
 
-def _shadows(models: ServedModels, agent: str, answered: ServedModel) -> list[ServedModel]:
-    """Versions behind other aliases than the champion's that did not answer."""
-    champion = models.get(agent, CHAMPION)
+def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
+    """Versions behind other aliases than the champion's that did not answer.
+
+    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes.
+    """
+    agent, champion = decision.row["agent"], models.get(decision.row["agent"], CHAMPION)
     found = {
         model.key: model
         for alias in SERVED_ALIASES
         if alias != CHAMPION and (model := models.get(agent, alias)) is not None
     }
-    return [model for model in found.values() if model.key != answered.key and model is not champion]
+    asked = [model for model in found.values() if model.key != decision.model.key and model is not champion]
+    in_shadow = decision.row["treatment_share"] == 0.0
+    return [*asked, champion] if in_shadow and champion is not None else asked
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:
