@@ -92,7 +92,7 @@ class ShadowScorer:
     def _ask(self, requests: list[ShadowRequest]) -> None:
         try:
             rows = _answers(requests)
-        except Exception:  # noqa: BLE001 - a candidate may fail in any way; in the shadow that is a finding
+        except BaseException:  # noqa: BLE001 - a candidate may fail in any way; in the shadow that is a finding
             self._on_failure("shadow")
             _log.exception("shadow version %s failed", requests[0].model.key)
             return
