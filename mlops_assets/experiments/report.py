@@ -16,7 +16,8 @@ from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
 from mlops_assets.experiments.frequentist import MeanComparison
-from mlops_assets.experiments.units import MetricScale, first_design, served_versions, take_look
+from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.units import first_design, served_versions, take_look
 from mlops_assets.experiments.versions import Versions
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.database import read_transaction
@@ -65,7 +66,7 @@ def report_experiment(
         waited = timedelta(minutes=design.user_window_minutes + design.outcome_delay_minutes)
         moment = newest if experiment.status == "running" else newest + waited
     spec = agent_spec(experiment.agent)
-    scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
+    scale = MetricScale(spec.reward_low, spec.reward_high, {"slow": profile.governance.max_latency_ms})
     new_users = take_look(engine, name, design, scale, now=moment)
     analysis = judge(
         kept_history(engine, name, design),

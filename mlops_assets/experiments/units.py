@@ -9,18 +9,19 @@ Units are stored at the look at which their window and the outcomes' delay are o
 was found stays what it was, however late outcomes come.
 """
 
-import math
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Text, cast, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
+from mlops_assets.experiments.metrics import MetricScale, first_windows, user_means
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.profiles import AbTestDesign
@@ -29,13 +30,27 @@ from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit, Outco
 _KEYS_A_QUERY = 5_000
 
 
-@dataclass(frozen=True)
-class MetricScale:
-    """What metrics are measured by: the reward's bounds, and from which latency on a request is slow."""
+class LookDesign(Protocol):
+    """How users are looked at: an experiment's design, or a rollout's; `model_dump` is kept with each look."""
 
-    reward_low: float
-    reward_high: float
-    slow_ms: float
+    @property
+    def user_window_minutes(self) -> float:
+        """How long a user's first window is."""
+        ...
+
+    @property
+    def outcome_delay_minutes(self) -> float:
+        """How long outcomes are waited for after it."""
+        ...
+
+    @property
+    def pre_period_days(self) -> float:
+        """How far back before the experiment a user's metrics are taken, 0 for not at all."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return it as JSON values, in the mode `json`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,14 +85,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Look:
-    """One look, and the users that it added."""
+    """One look, the users that it added, and what was kept of its design."""
 
     number: int
     cutoff: datetime
     units: tuple[Unit, ...]
+    design: Mapping[str, Any] = field(default_factory=dict)
 
 
-def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: MetricScale, *, now: datetime) -> int:
+def take_look(engine: Engine, experiment: str, design: LookDesign, scale: MetricScale, *, now: datetime) -> int:
     """Store the users whose first window and outcomes are over at `now`; return how many there are new.
 
     Two that look at the same moment store the same look once.
@@ -89,7 +105,9 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found, versions = pin(_decisions(session, experiment, begin, cutoff + window), versions, cutoff)
+        found, versions = pin(_decisions(session, experiment, begin, cutoff + window, scale.slices), versions, cutoff)
+        # While nobody has the treatment, nobody is an observation.
+        found = found[found["treatment_share"] > 0.0]
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
         before = _before(session, experiment, [row["user_hash"] for row in rows], design, scale)
         rows = [{**row, "before": before.get(row["user_hash"])} for row in rows]
@@ -101,7 +119,7 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
                     look=number,
                     cutoff=cutoff,
                     looked_at=now,
-                    design=design.model_dump(),
+                    design=design.model_dump(mode="json"),
                     versions=vars(versions),
                 )
             )
@@ -144,7 +162,7 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
     first = 0 if after is None else after + 1
     with read_transaction(engine) as session:
         looks = session.execute(
-            select(ExperimentLook.look, ExperimentLook.cutoff)
+            select(ExperimentLook.look, ExperimentLook.cutoff, ExperimentLook.design)
             .where(ExperimentLook.experiment == experiment, ExperimentLook.look >= first)
             .order_by(ExperimentLook.look)
         ).all()
@@ -165,10 +183,12 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
                 one.before,
             )
             units.setdefault(one.look, []).append(found)
-    return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
+    return [Look(one.look, one.cutoff, tuple(units.get(one.look, ())), one.design) for one in looks]
 
 
-def _decisions(session: Session, experiment: str, begin: datetime | None, end: datetime) -> pd.DataFrame:
+def _decisions(
+    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
+) -> pd.DataFrame:
     prediction, outcome = PredictionRecord, OutcomeRecord
     query = (
         select(
@@ -179,9 +199,11 @@ def _decisions(session: Session, experiment: str, begin: datetime | None, end: d
             prediction.action,
             prediction.fallback,
             prediction.latency_ms,
-            prediction.arms,
+            # As text: thousands of decisions have the same arms, which are read once.
+            cast(prediction.arms, Text).label("arms"),
             outcome.reward,
             outcome.best_action,
+            *(getattr(prediction, column) for column in slices),
         )
         .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
         .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
@@ -191,6 +213,8 @@ def _decisions(session: Session, experiment: str, begin: datetime | None, end: d
         query = query.where(prediction.event_time > begin)
     rows = session.execute(query).all()
     frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
+    arms = {text: json.loads(text) for text in frame["arms"].dropna().unique()}
+    frame["arms"] = pd.Series([arms.get(text) for text in frame["arms"]], index=frame.index, dtype=object)
     return frame[frame["treatment_share"].notna()] if len(frame) else frame
 
 
@@ -204,7 +228,7 @@ def _units(
     number: int,
 ) -> Iterator[dict[str, Any]]:
     known = _known(session, experiment, list(dict.fromkeys(found["user_hash"])))
-    for user, variant, shares, outcomes in _first_windows(found, cutoff, window, scale):
+    for user, variant, shares, outcomes in first_windows(found, cutoff, window, scale):
         earlier = known.setdefault(user, _Earlier())
         possible = {} if earlier.treated else chances(shares, earlier.shares)
         draws = {arm: chance for arm, chance in possible.items() if variant in {CONTROL, arm}}
@@ -220,42 +244,6 @@ def _units(
                 "outcomes": outcomes,
                 "arms": None if TREATMENT in shares else {"variant": variant, "shares": shares, "draws": draws},
             }
-
-
-def _first_windows(
-    found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
-) -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
-    """(user, arm, traffic shares, metrics) of the windows that began up to the cutoff, in the order of their begin.
-
-    A metric without an observation is left out, not zero.
-    """
-    by = [found["user_hash"], found["treatment_share"]]
-    first = found.groupby(by, sort=False)[["event_time", "variant"]].transform("first")
-    inside = (first["event_time"] <= cutoff) & (found["event_time"] < first["event_time"] + window)
-    rows = found[inside & (found["variant"] == first["variant"])]
-    observed = _observed(rows, scale)
-    groups = [rows["user_hash"], rows["treatment_share"]]
-    means = observed.groupby(groups, sort=False).mean()
-    firsts = rows.groupby(groups, sort=False)[["variant", "arms"]].first()
-    for (user, share), variant, arms, values in zip(
-        means.index, firsts["variant"], firsts["arms"], means.to_dict("records"), strict=True
-    ):
-        metrics = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
-        shares = arms["shares"] if isinstance(arms, dict) else {TREATMENT: float(share)}
-        yield str(user), str(variant), shares, metrics
-
-
-def _observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
-    """The metrics of each decision; NaN without an observation."""
-    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
-    return pd.DataFrame(
-        {
-            "failed": (rows["fallback"] == "failed").astype(float),
-            "slow": (rows["latency_ms"] > scale.slow_ms).astype(float),
-            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
-            "loss": lost.astype(float).clip(0.0, 1.0),
-        }
-    )
 
 
 @dataclass
@@ -284,7 +272,7 @@ def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str,
 
 
 def _before(
-    session: Session, experiment: str, users: Sequence[str], design: AbTestDesign, scale: MetricScale
+    session: Session, experiment: str, users: Sequence[str], design: LookDesign, scale: MetricScale
 ) -> dict[str, dict[str, float]]:
     """Metrics of users in the days before the experiment's first decision, of those who were there."""
     if not (users and design.pre_period_days):
@@ -315,7 +303,5 @@ def _before(
         frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
         # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
         rows = frame[frame["agent"] == first.agent]
-        means = _observed(rows, scale).groupby(rows["user_hash"]).mean()
-        for user, values in zip(means.index, means.to_dict("records"), strict=True):
-            found[str(user)] = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
+        found.update(user_means(rows, scale))
     return found
