@@ -9,25 +9,23 @@ Units are stored at the look at which their window and the outcomes' delay are o
 was found stays what it was, however late outcomes come.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import pandas as pd
-from sqlalchemy import Engine, Text, cast, select
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
-from mlops_assets.experiments.metrics import MetricScale, first_windows, user_means
+from mlops_assets.experiments.decisions import KEYS_A_QUERY, decisions, metrics_before
+from mlops_assets.experiments.metrics import MetricScale, first_windows
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.profiles import AbTestDesign
-from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit, OutcomeRecord, PredictionRecord
-
-_KEYS_A_QUERY = 5_000
+from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
 
 
 class LookDesign(Protocol):
@@ -105,11 +103,11 @@ def take_look(engine: Engine, experiment: str, design: LookDesign, scale: Metric
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found, versions = pin(_decisions(session, experiment, begin, cutoff + window, scale.slices), versions, cutoff)
+        found, versions = pin(decisions(session, experiment, begin, cutoff + window, scale.slices), versions, cutoff)
         # While nobody has the treatment, nobody is an observation.
         found = found[found["treatment_share"] > 0.0]
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
-        before = _before(session, experiment, [row["user_hash"] for row in rows], design, scale)
+        before = metrics_before(session, experiment, [row["user_hash"] for row in rows], design.pre_period_days, scale)
         rows = [{**row, "before": before.get(row["user_hash"])} for row in rows]
     try:
         with transaction(engine) as session:
@@ -186,38 +184,6 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
     return [Look(one.look, one.cutoff, tuple(units.get(one.look, ())), one.design) for one in looks]
 
 
-def _decisions(
-    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
-) -> pd.DataFrame:
-    prediction, outcome = PredictionRecord, OutcomeRecord
-    query = (
-        select(
-            prediction.user_hash,
-            prediction.event_time,
-            prediction.variant,
-            prediction.treatment_share,
-            prediction.action,
-            prediction.fallback,
-            prediction.latency_ms,
-            # As text: thousands of decisions have the same arms, which are read once.
-            cast(prediction.arms, Text).label("arms"),
-            outcome.reward,
-            outcome.best_action,
-            *(getattr(prediction, column) for column in slices),
-        )
-        .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
-        .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
-        .order_by(prediction.event_time, prediction.prediction_id)
-    )
-    if begin is not None:
-        query = query.where(prediction.event_time > begin)
-    rows = session.execute(query).all()
-    frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
-    arms = {text: json.loads(text) for text in frame["arms"].dropna().unique()}
-    frame["arms"] = pd.Series([arms.get(text) for text in frame["arms"]], index=frame.index, dtype=object)
-    return frame[frame["treatment_share"].notna()] if len(frame) else frame
-
-
 def _units(
     session: Session,
     experiment: str,
@@ -261,47 +227,11 @@ class _Earlier:
 def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str, _Earlier]:
     unit = ExperimentUnit
     known: dict[str, _Earlier] = {}
-    for begin in range(0, len(users), _KEYS_A_QUERY):
+    for begin in range(0, len(users), KEYS_A_QUERY):
         query = select(unit.user_hash, unit.treatment_share, unit.treatment, unit.arms).where(
-            unit.experiment == experiment, unit.user_hash.in_(users[begin : begin + _KEYS_A_QUERY])
+            unit.experiment == experiment, unit.user_hash.in_(users[begin : begin + KEYS_A_QUERY])
         )
         for user, share, treated, arms in session.execute(query):
             shares, variant = ({TREATMENT: share}, TREATMENT) if arms is None else (arms["shares"], arms["variant"])
             known.setdefault(user, _Earlier()).was_in(variant if treated else CONTROL, shares)
     return known
-
-
-def _before(
-    session: Session, experiment: str, users: Sequence[str], design: LookDesign, scale: MetricScale
-) -> dict[str, dict[str, float]]:
-    """Metrics of users in the days before the experiment's first decision, of those who were there."""
-    if not (users and design.pre_period_days):
-        return {}
-    prediction, outcome = PredictionRecord, OutcomeRecord
-    first = session.execute(
-        select(prediction.agent, prediction.event_time)
-        .where(prediction.experiment == experiment)
-        .order_by(prediction.event_time)
-        .limit(1)
-    ).one()
-    begin = first.event_time - timedelta(days=design.pre_period_days)
-    columns = (
-        prediction.user_hash, prediction.agent, prediction.action, prediction.fallback, prediction.latency_ms,
-        outcome.reward, outcome.best_action,
-    )  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
-    for start in range(0, len(users), _KEYS_A_QUERY):
-        query = (
-            select(*columns)
-            .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
-            .where(
-                prediction.user_hash.in_(users[start : start + _KEYS_A_QUERY]),
-                prediction.event_time >= begin,
-                prediction.event_time < first.event_time,
-            )
-        )
-        frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
-        # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
-        rows = frame[frame["agent"] == first.agent]
-        found.update(user_means(rows, scale))
-    return found

@@ -1,0 +1,129 @@
+"""Looks at a rollout's users, and the evidence that is kept with them; what follows from it is `advance.py`'s.
+
+A look keeps the stage and the champion's rates that its users are judged by, in the transaction that stores the look. So
+its evidence follows from stored rows alone: whoever finds it, and whenever, finds the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, func, select, update
+
+from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.units import Look, read_looks, take_look
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.clock import Clock
+from mlops_assets.foundation.database import read_transaction, transaction
+from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.tables import ExperimentLook, PredictionRecord
+from mlops_assets.rollout.evidence import RolloutEvidence
+from mlops_assets.rollout.limits import slow_thresholds
+from mlops_assets.rollout.state import RolloutState, baseline_from
+
+# Within each of their values, a candidate must not be wrong more often than it may be over all users.
+SLICES = ("browser", "ui_framework", "test_type")
+# What a stored document looks like; one of another format is made again from the stored users.
+_FORMAT = 1
+_BEFORE_ALL_DATA = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class _StageDesign:
+    """How the users of a rollout are looked at; a rollout compares nobody with what he was before."""
+
+    policy: RolloutPolicy
+    state: RolloutState
+    pre_period_days: float = 0.0
+
+    @property
+    def user_window_minutes(self) -> float:
+        return self.policy.user_window_minutes
+
+    @property
+    def outcome_delay_minutes(self) -> float:
+        return self.policy.outcome_delay_minutes
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        baseline = self.state.baseline
+        return {
+            "policy": self.policy.model_dump(mode=mode),
+            "stage": self.state.stage,
+            "baseline": None if baseline is None else asdict(baseline),
+            "slow_ms": self.state.slow_ms,
+        }
+
+
+def look_at(
+    engine: Engine, state: RolloutState, policy: RolloutPolicy, spec: AgentSpec, now: datetime
+) -> RolloutEvidence:
+    """Store the users whose outcomes are over, and return what all users have proven, in the state's stage.
+
+    Two that look at the same moment store the same once, and both return it.
+
+    Args:
+        engine: operational database.
+        state: of the rollout at `now`.
+        policy: that it began with.
+        spec: of its agent.
+        now: time of the look, on the clock of the decisions (see `served_now`); no later than the last look's, it is none.
+    """
+    # The champion's latency is known after the shadow stage; before it ends, nobody has the candidate.
+    slow = {} if state.slow_ms is None else slow_thresholds(policy, state.slow_ms)
+    scale = MetricScale(spec.reward_low, spec.reward_high, slow, SLICES)
+    take_look(engine, state.name, _StageDesign(policy, state), scale, now=now)
+    return _kept_evidence(engine, state.name, policy).in_stage(state.stage)
+
+
+def replayed(looks: Sequence[Look], policy: RolloutPolicy) -> RolloutEvidence:
+    """Find the evidence of a rollout's looks from the first on; the same looks give the same evidence."""
+    evidence = RolloutEvidence()
+    for look in looks:
+        evidence = _after(evidence, look, policy)
+    return evidence
+
+
+def served_now(engine: Engine, data_clock: bool, agent: str, clock: Clock) -> datetime:  # noqa: FBT001
+    """Return the time on the clock of an agent's decisions.
+
+    With `data_clock` (see `Settings.data_clock`) that is the newest decision's, never the machine's: a look from there would
+    take every later decision for one of the past. Before the first decision it is 1970, when nothing was over yet.
+    """
+    if not data_clock:
+        return clock.now()
+    with read_transaction(engine) as session:
+        query = select(func.max(PredictionRecord.event_time)).where(PredictionRecord.agent == agent)
+        newest: datetime | None = session.scalar(query)
+    return newest or _BEFORE_ALL_DATA
+
+
+def _kept_evidence(engine: Engine, rollout: str, policy: RolloutPolicy) -> RolloutEvidence:
+    """Go on from the newest stored evidence over the looks after it, and store what each of them leads to."""
+    with read_transaction(engine) as session:
+        known = session.execute(
+            select(ExperimentLook.look, ExperimentLook.evidence)
+            .where(ExperimentLook.experiment == rollout, ExperimentLook.evidence["format"].as_integer() == _FORMAT)
+            .order_by(ExperimentLook.look.desc())
+            .limit(1)
+        ).one_or_none()
+    last, evidence = (None, RolloutEvidence()) if known is None else (known.look, _read(known.evidence))
+    for look in read_looks(engine, rollout, after=last):
+        evidence = _after(evidence, look, policy)
+        document = {"format": _FORMAT, "rollout": evidence.document()}
+        with transaction(engine) as session:
+            session.execute(
+                update(ExperimentLook)
+                .where(ExperimentLook.experiment == rollout, ExperimentLook.look == look.number)
+                .values(evidence=document)
+            )
+    return evidence
+
+
+def _read(document: Mapping[str, Any]) -> RolloutEvidence:
+    return RolloutEvidence.from_document(document["rollout"])
+
+
+def _after(evidence: RolloutEvidence, look: Look, policy: RolloutPolicy) -> RolloutEvidence:
+    design = look.design
+    return evidence.in_stage(design["stage"]).updated(look.units, policy, baseline_from(design["baseline"]))
