@@ -149,6 +149,20 @@ def test_looks_without_evidence_of_this_form_get_it(engine: Engine, stored: dict
         assert kept.design["policy"] == QUICK.model_dump(mode="json")
 
 
+def test_the_last_stage_is_held_against_the_baseline_of_its_look(engine: Engine) -> None:
+    """Without the champion's rates, nothing in the last stage is harm, and nothing is proven."""
+    state = rollout("50_percent", slow_ms=100.0)
+    serve(engine, state, range(300), hour(0))
+    look(engine, state, hour(1))
+    last = after(state, "advanced", hour(1), to="100_percent", baseline=BASELINE)
+    serve(engine, last, range(300, 600), hour(1.1), failed=lambda user, _: user % 4 == 0)
+    found = look(engine, last, hour(2))
+    first, second = (one.units for one in read_looks(engine, state.name))
+    expected = RolloutEvidence().in_stage("50_percent").updated(first, QUICK, None)
+    assert found == expected.in_stage("100_percent").updated(second, QUICK, BASELINE)
+    assert found.harm.tests["errors"].log_e > expected.harm.tests["errors"].log_e + 10.0
+
+
 def test_users_count_in_the_stage_they_were_in(engine: Engine) -> None:
     """Users of 5 % whose outcomes come in at 20 % pass the stage that they never saw, or are forgotten as harmed."""
     early = rollout("5_percent", slow_ms=100.0)
@@ -203,7 +217,7 @@ def look_together(url: str, barrier: Barrier) -> None:
     engine = create_operational_engine(url)
     state = rollout("20_percent", slow_ms=100.0)
     barrier.wait()
-    for minutes in range(20, 60):
+    for minutes in range(21, 60, 2):
         look(engine, state, BEGIN + timedelta(minutes=minutes))
     engine.dispose()
 
@@ -219,7 +233,7 @@ def test_two_that_look_at_the_same_moments_bet_once(engine: Engine) -> None:
     assert found == fresh(engine, state)
     assert found.harm.counted == 300
     with read_transaction(engine) as session:
-        assert session.scalar(select(func.count()).select_from(ExperimentLook)) == 40
+        assert session.scalar(select(func.count()).select_from(ExperimentLook)) == 20
 
 
 def test_now_is_the_time_of_the_decisions(engine: Engine) -> None:
