@@ -1,12 +1,14 @@
 """A registry with a champion and a staged candidate, and the ledger of the candidate's rollout; nothing serves or ticks."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, select
+import pytest
+from sqlalchemy import Connection, Engine, event, select
 
 from mlops_assets.foundation.audit import verify_chain
 from mlops_assets.foundation.clock import FixedClock
@@ -113,6 +115,38 @@ class Scene:
         values = {name: getattr(self.runs, name) for name in MlflowRuns.__dataclass_fields__}
         runs = MlflowRuns(**{**values, "tracking_uri": f"sqlite:///{mlflow}", "database": mlflow})
         return Scene(create_operational_engine(f"sqlite:///{operations}"), runs, FixedClock(self.clock.instant))
+
+
+@contextmanager
+def dying(scene: Scene, *, survived: int) -> Iterator[None]:
+    """Let what writes in this block die right before a write, but for the first `survived`: of any store, or to people."""
+    left = [None] * survived
+
+    def live() -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+
+    def commit(connection: Connection) -> None:
+        if not connection.get_execution_options().get("operational_read_only", False):
+            live()
+
+    def mortal(write: Callable[..., None]) -> Callable[..., None]:
+        def wrote(*arguments: object) -> None:
+            live()
+            write(*arguments)
+
+        return wrote
+
+    store = scene.registry._store
+    event.listen(scene.engine, "commit", commit)
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((store, "set_alias"), (store, "drop_alias"), (store, "set_tags"), (scene, "tell")):
+            patch.setattr(owner, name, mortal(getattr(owner, name)))
+        try:
+            yield
+        finally:
+            event.remove(scene.engine, "commit", commit)
 
 
 def unique(subjects: Sequence[str]) -> list[str]:
