@@ -100,7 +100,9 @@ class Scene:
         """What the registry did since the versions were staged, as the audit trail has it."""
         with read_transaction(self.engine) as session:
             assert verify_chain(session).intact
-            events = session.scalars(select(AuditEvent).where(AuditEvent.user == "rollout").order_by(AuditEvent.sequence))
+            events = session.scalars(
+                select(AuditEvent).where(AuditEvent.user == "rollout").order_by(AuditEvent.sequence)
+            )
             found = [f"{event.event_type} {event.version}" for event in events]
         return [event for event in found if event.startswith("model_")]
 

@@ -100,7 +100,11 @@ def dies(scene: Scene, survived: int) -> bool:
             (),
             ("started",),
             Ending(
-                {"1.0.0": "Production", "1.1.0": "Staging"}, {**STAGED_ALIASES, "candidate": "1.1.0"}, [], "started", [START]
+                {"1.0.0": "Production", "1.1.0": "Staging"},
+                {**STAGED_ALIASES, "candidate": "1.1.0"},
+                [],
+                "started",
+                [START],
             ),
             id="started",
         ),
@@ -370,6 +374,7 @@ def deliver(url: str, runs: MlflowRuns, folder: Path, barrier: Barrier) -> None:
         with (folder / str(os.getpid())).open("a", encoding="utf-8") as file:
             file.write(f"{message.subject}\n")
 
+    scene.registry.champion(MODEL)  # MLflow's import takes longer than all that follows
     barrier.wait()
     for _ in range(5):
         scene.outbox(holder=f"daemon {os.getpid()}", ways={"file": write}).deliver()
