@@ -312,8 +312,8 @@ class RolloutPolicy(_Section):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         expected = [name for name in STAGE_SHARES if name != "shadow"]
-        if list(self.stages) != expected:
-            raise ValueError(f"stages are {', '.join(self.stages)}; expected {', '.join(expected)}, in this order")
+        if sorted(self.stages) != sorted(expected):
+            raise ValueError(f"stages are {', '.join(self.stages)}; expected {', '.join(expected)}")
         return self
 
     @property
