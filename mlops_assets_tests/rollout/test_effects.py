@@ -9,6 +9,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine, update
 
 from mlops_assets.foundation.clock import SystemClock
@@ -19,11 +20,14 @@ from mlops_assets.foundation.messages import Message
 from mlops_assets.foundation.tables import Lease, RolloutEffect
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets.rollout.controller import open_rollouts
 from mlops_assets.rollout.effects import Outbox, undelivered
 from mlops_assets.rollout.ledger import current, steps, verify
 from mlops_assets.rollout.state import Kind
+from mlops_assets_tests.foundation.mailbox import Mailbox, running
 from mlops_assets_tests.foundation.processes import run_together
 from mlops_assets_tests.mlflow_runs import MlflowRuns, approve
+from mlops_assets_tests.rollout.conftest import Tower
 from mlops_assets_tests.rollout.scenes import MODEL, NAME, Scene, dying, unique
 
 TO_EVERYBODY: tuple[Kind, ...] = ("started", "advanced", "advanced", "advanced", "advanced")
@@ -434,3 +438,18 @@ def test_a_lost_lease_ends_the_delivery(scene: Scene) -> None:
     delivered = [one.kind for one in scene.outbox(ways={}).deliver()]
     assert delivered == ["point_candidate", "withdraw", "alert", "alert"]
     assert [one.kind for one in undelivered(scene.engine)] == ["archive"]
+
+
+def test_mails_go_to_who_can_act(small_tower: Tower, tmp_path: Path) -> None:
+    """A rollback that only those are told of who may do nothing about it waits for the morning."""
+    roles = tmp_path / "roles.yaml"
+    roles.write_text("ml@company.com: [ml_engineer]\nops@company.com: [mlops]\nsre@company.com: [sre, ml_engineer]\n")
+    office, mailbox = small_tower.office, Mailbox()
+    with running(mailbox):
+        settings = office.settings.model_copy(update={"smtp_url": SecretStr(mailbox.url), "roles_file": roles})
+        rollouts = open_rollouts(settings, office.engine, office.clock, office.registry, holder="tests")
+        rollouts.start(MODEL, user="ops@company.com", reason="better")
+    assert mailbox.recipients == ["ops@company.com", "sre@company.com"]
+    (message,) = mailbox.messages
+    assert "by ops@company.com" in message
+    assert undelivered(office.engine) == []
