@@ -276,6 +276,43 @@ def test_two_guards_find_what_one_alone_finds_and_write_one_step(engine: Engine,
     alone.dispose()
 
 
+@pytest.mark.parametrize("read_before", [0, 100])
+def test_who_is_second_to_write_drops_what_it_has_read(sqlite_engine: Engine, read_before: int) -> None:
+    """Between this server's read and its write another one has read further: written over, its part would be bet on twice."""
+    state = under_way(sqlite_engine, "5_percent")
+    answers = thousands({1}, {2})
+    at = serve(sqlite_engine, state, answers[:read_before], BEGIN)
+    guard_of(sqlite_engine, past(at)).refresh()
+    middle = serve(sqlite_engine, state, answers[read_before:300], at)
+    end = serve(sqlite_engine, state, answers[300:500], middle + timedelta(seconds=2))
+    other = create_operational_engine(sqlite_engine.url.render_as_string())
+    found = []
+
+    def overtake(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "BEGIN IMMEDIATE" and not found:
+            guard_of(other, past(end)).refresh()
+            found.append((cursor(other, state), watched_harm(other, state.name)))
+
+    event.listen(sqlite_engine, "before_cursor_execute", overtake)
+    guard_of(sqlite_engine, past(middle)).refresh()
+    event.remove(sqlite_engine, "before_cursor_execute", overtake)
+    assert found == [(cursor(sqlite_engine, state), watched_harm(sqlite_engine, state.name))]
+    assert found[0][1].counted == 500
+    other.dispose()
+
+
+@pytest.mark.parametrize("together", [7, 1_200])
+def test_answers_of_one_moment_are_read_together(sqlite_engine: Engine, together: int) -> None:
+    """A request of many rows has one time: a cursor in the middle of it would pass the rest."""
+    state = under_way(sqlite_engine, "5_percent")
+    answers, at = thousands({1}, {2})[:2_400], BEGIN
+    for begin in range(0, len(answers), together):
+        serve(sqlite_engine, state, answers[begin : begin + together], at, gap=timedelta())
+        at += GAP
+    catch_up(sqlite_engine, past(at), state)
+    assert watched_harm(sqlite_engine, state.name).counted == len(answers)
+
+
 def test_a_restart_goes_on_where_the_last_server_ended(sqlite_engine: Engine) -> None:
     """A server that begins anew finds the harm of last week once more."""
     state = under_way(sqlite_engine, "5_percent")
