@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, case, func, or_, select, update
+from sqlalchemy import Engine, Row, and_, case, false, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -216,16 +216,19 @@ def _known(
     session: Session, state: RolloutState, users: Sequence[str], begin: datetime | None, end: datetime
 ) -> Mapping[str, _Earlier]:
     one = PredictionRecord
-    other = and_(one.treatment_share != state.share, one.event_time <= end)
-    read = and_(one.treatment_share == state.share, one.event_time <= begin) if begin is not None else None
+    # As a query: of a name that is newer than its statistics, PostgreSQL expects no rows, and would look for the users among
+    # all answers of the rollout rather than in the index of users.
+    name = select(literal(state.name)).scalar_subquery()
+    other = one.treatment_share != state.share
+    here = false() if begin is None else and_(one.treatment_share == state.share, one.event_time <= begin)
     query = (
         select(
             one.user_hash,
-            func.max(case((one.treatment_share == state.share, 1), else_=0)),
-            func.max(case((and_(one.treatment_share != state.share, one.variant != CONTROL), 1), else_=0)),
-            func.max(case((one.treatment_share != state.share, one.treatment_share), else_=0.0)),
+            func.max(case((here, 1), else_=0)),
+            func.max(case((and_(other, one.variant != CONTROL), 1), else_=0)),
+            func.max(case((other, one.treatment_share), else_=0.0)),
         )
-        .where(one.experiment == state.name, one.user_hash.in_(users), other if read is None else or_(other, read))
+        .where(one.experiment == name, one.user_hash.in_(users), one.event_time <= end)
         .group_by(one.user_hash)
     )
     return {user: _Earlier(bool(here), bool(treated), share) for user, here, treated, share in session.execute(query)}

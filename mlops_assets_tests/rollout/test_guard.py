@@ -472,6 +472,36 @@ def test_with_nothing_new_three_small_queries_are_all(sqlite_engine: Engine) -> 
     assert [one for one in found if one != "BEGIN"] == ["SELECT"] * 3
 
 
+def test_users_are_looked_up_by_their_index_before_the_statistics_know_the_rollout(postgres_engine: Engine) -> None:
+    """Read among all answers of the rollout, a million of them is half a second of every server at every poll."""
+    earlier = under_way(postgres_engine, "5_percent", name="last-week")
+    at = serve(postgres_engine, earlier, thousands(set(), set()), BEGIN)
+    aborted = write_step(postgres_engine, "aborted", after(earlier, "aborted", BEGIN))
+    with postgres_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ALTER TABLE prediction SET (autovacuum_enabled = false)"))
+        connection.execute(text("ANALYZE prediction"))
+    state = under_way(postgres_engine, "5_percent", name="this-week", number=aborted.number + 1)
+    at = serve(postgres_engine, state, thousands(set(), set())[:3_000], at)
+    catch_up(postgres_engine, past(at), state)
+    at = serve(postgres_engine, state, thousands(set(), set())[3_000:3_020], at)
+    found: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "GROUP BY prediction.user_hash" in statement:
+            found.append((statement, parameters))
+
+    event.listen(postgres_engine, "before_cursor_execute", note)
+    guard_of(postgres_engine, past(at)).refresh()
+    event.remove(postgres_engine, "before_cursor_execute", note)
+    ((statement, parameters),) = found
+    with postgres_engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).all()
+    plan = "\n".join(str(row[0]) for row in rows)
+    assert "ix_prediction_experiment_user_hash_event_time" in plan
+    assert "ix_prediction_experiment_event_time" not in plan
+    assert "Seq Scan" not in plan
+
+
 def test_what_is_not_of_the_present_share_is_passed_once(sqlite_engine: Engine) -> None:
     """A day in the shadow would be read again at every poll until the first user of the stage comes."""
     state = under_way(sqlite_engine, "5_percent")
