@@ -22,8 +22,13 @@ def batches(units: Sequence[Unit], metric: str) -> Iterator[tuple[float, Batch]]
     for begin in range(0, len(units), size):
         values: dict[tuple[float, float], tuple[list[float], list[float]]] = {}
         for unit in units[begin : begin + size]:
-            if metric in unit.outcomes:
-                drawn = unit.treatment_share, unit.share
-                values.setdefault(drawn, ([], []))[unit.treatment].append(unit.outcomes[metric])
+            outcome = unit.outcomes.get(metric)
+            if outcome is None:
+                continue
+            drawn = unit.treatment_share, unit.share
+            arms = values.get(drawn)
+            if arms is None:
+                arms = values[drawn] = ([], [])
+            arms[unit.treatment].append(outcome)
         for (traffic_share, share), (control, treatment) in sorted(values.items()):
             yield traffic_share, Batch(share, Outcomes.of(control), Outcomes.of(treatment))
