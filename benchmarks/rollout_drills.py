@@ -1,0 +1,295 @@
+"""Bad candidates are taken back and good ones are not: whole rollouts in simulated time, beside the rule of the sources.
+
+    python benchmarks/rollout_drills.py [--runs 1000] [--processes 2] [--write]
+
+What decides is the product's code: `rollout.advance` on the default profile and its calendar, on what `rollout.evidence`
+finds in users' outcomes and what the servers' guard finds in first answers. What is simulated is the traffic: users who come
+at random, stay in the arm that they drew, send several requests each and are alike in them. A candidate is as good as the
+champion while it is in the shadow: what the shadow would have refused is no drill.
+
+The naive rule is that of ROLL-3 and ROLL-4, on the same traffic: a check every 300 s of the stage's requests so far, a
+rollback at twice the champion's error rate, at 1.5 times its 95th percentile or at 5 % less accuracy; a stage is passed
+after its hours. `--write` replaces benchmarks/rollout_drills.md.
+"""
+
+import argparse
+import math
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.experiments.units import Unit
+from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageName, load_profile
+from mlops_assets.rollout.advance import Decision, Observation, ShadowFindings, advance, guard_decision
+from mlops_assets.rollout.calendar import closed
+from mlops_assets.rollout.evidence import RolloutEvidence
+from mlops_assets.rollout.harm import Harm
+from mlops_assets.rollout.limits import slow_thresholds
+from mlops_assets.rollout.state import RolloutState, after
+
+TABLE = Path(__file__).with_name("rollout_drills.md")
+POLICY: RolloutPolicy = load_profile("aiwebtest").rollout
+Float = NDArray[np.float64]
+TICK = timedelta(minutes=5)
+TICKS_AN_HOUR = 12
+DAYS = 14
+# A Monday; each run starts at a random hour of the week from it, when the calendar allows.
+WEEK = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What comes, and how the champion does: rates are of requests, `alike` is the correlation of two requests of a user."""
+
+    users_an_hour: float = 400.0
+    more_requests: float = 3.0
+    errors: float = 0.005
+    accuracy: float = 0.95
+    alike: float = 0.2
+    median_ms: float = 40.0
+    users_spread: float = 0.3
+    requests_spread: float = 0.5
+    browsers: tuple[tuple[str, float], ...] = (("chromium", 0.6), ("firefox", 0.2), ("webkit", 0.2))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How a candidate differs from the champion: added errors, times the latency, times the accuracy, in one browser only."""
+
+    name: str
+    errors: float = 0.0
+    latency: float = 1.0
+    accuracy: float = 1.0
+    browser: str | None = None
+    bad: bool = True
+
+
+CANDIDATES = (
+    Candidate("as good as the champion", bad=False),
+    Candidate("errors +3 points", errors=0.03),
+    Candidate("latency x 1.6", latency=1.6),
+    Candidate("accuracy -6 %", accuracy=0.94),
+    Candidate("accuracy -15 % in webkit alone", accuracy=0.85, browser="webkit"),
+)
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Users of five minutes and their requests: (U,) by user, (R,) by request; `user` is a request's."""
+
+    draw: Float
+    browser: NDArray[np.int64]
+    first: NDArray[np.int64]
+    user: NDArray[np.int64]
+    failed: Float
+    wrong: Float
+    champion_ms: Float
+
+
+def arrivals(traffic: Traffic, random: np.random.Generator) -> Iterator[Arrivals]:
+    """Everybody who comes, whatever is decided: the same seed brings the same users to every rule."""
+    same = math.sqrt(traffic.alike)
+    shares = np.cumsum([share for _, share in traffic.browsers])
+    while True:
+        users = int(random.poisson(traffic.users_an_hour / TICKS_AN_HOUR))
+        requests = 1 + random.poisson(traffic.more_requests, users)
+        user = np.repeat(np.arange(users), requests)
+
+        def uniform(user: NDArray[np.int64] = user, users: int = users) -> Float:
+            """One a request; two of a user are the same with the probability `alike`."""
+            return np.where(random.random(len(user)) < same, random.random(users)[user], random.random(len(user)))
+
+        spread = traffic.users_spread * random.standard_normal(users)[user]
+        spread += traffic.requests_spread * random.standard_normal(len(user))
+        yield Arrivals(
+            draw=random.random(users),
+            browser=np.searchsorted(shares[:-1], random.random(users), side="right"),
+            first=np.cumsum(requests) - requests,
+            user=user,
+            failed=uniform(),
+            wrong=uniform(),
+            champion_ms=traffic.median_ms * np.exp(spread),
+        )
+
+
+@dataclass(frozen=True)
+class Served:
+    """Arrivals after they were served: by user, who had the candidate; by request, what came of it."""
+
+    treated: NDArray[np.bool_]
+    failed: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    ms: Float
+
+
+def serve(come: Arrivals, share: float, traffic: Traffic, candidate: Candidate) -> Served:
+    """Serve five minutes' users with a treatment share."""
+    treated = come.draw < share
+    names = [name for name, _ in traffic.browsers]
+    here = np.array([candidate.browser in {None, name} for name in names])
+    by_request = treated[come.user]
+    worse = by_request & here[come.browser][come.user]
+    accuracy = traffic.accuracy * np.where(worse, candidate.accuracy, 1.0)
+    return Served(
+        treated=treated,
+        failed=come.failed < traffic.errors + np.where(worse, candidate.errors, 0.0),
+        wrong=come.wrong < 1.0 - accuracy,
+        ms=come.champion_ms * np.where(worse, candidate.latency, 1.0),
+    )
+
+
+@dataclass
+class Rollout:
+    """One rollout under way, as the controller and the servers' guard have it."""
+
+    traffic: Traffic
+    candidate: Candidate
+    state: RolloutState
+    evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
+    guard: Harm = field(default_factory=lambda: Harm(names=("errors", "latency"), sliced=False))
+    shadow_ms: list[Float] = field(default_factory=list)
+    waiting: list[tuple[datetime, list[Unit]]] = field(default_factory=list)
+
+    def serve(self, come: Arrivals, now: datetime) -> tuple[Decision | None, int]:
+        """Serve users; return what the guard decides on their first answers, and how many met the candidate."""
+        served = serve(come, self.state.share, self.traffic, self.candidate)
+        if self.state.slow_ms is None:
+            self.shadow_ms.append(served.ms)
+            return None, 0
+        slow = {name: served.ms > limit for name, limit in slow_thresholds(POLICY, self.state.slow_ms).items()}
+        self.waiting.append((now, self._units(come, served, slow)))
+        first = {"failed": served.failed[come.first], **{name: one[come.first] for name, one in slow.items()}}
+        self.guard = self.guard.updated(
+            _as_units(served.treated, self.state.share, first), POLICY, self.state.baseline
+        )
+        return guard_decision(self.guard.log_e, "", POLICY), int(served.treated.sum())
+
+    def look(self, now: datetime) -> Decision:
+        """Look at the users whose outcomes are known, and decide."""
+        if self.state.stage == "shadow":
+            return advance(self.state, Observation(champion="1.0.0", shadow=self._shadow()), now, POLICY)
+        known = now - timedelta(minutes=POLICY.user_window_minutes + POLICY.outcome_delay_minutes)
+        units = [unit for came, more in self.waiting if came <= known for unit in more]
+        self.waiting = [one for one in self.waiting if one[0] > known]
+        if units:
+            self.evidence = self.evidence.updated(units, POLICY, self.state.baseline)
+        findings = self.evidence.findings(POLICY)
+        return advance(self.state, Observation(champion="1.0.0", stage=findings), now, POLICY)
+
+    def step(self, decision: Decision, now: datetime) -> None:
+        """Do what was decided."""
+        self.state = after(
+            self.state, "advanced", now, to=decision.to, slow_ms=decision.slow_ms, baseline=decision.baseline
+        )
+        self.evidence = self.evidence.in_stage(self.state.stage)
+
+    def _shadow(self) -> ShadowFindings:
+        """The candidate does there as the champion does."""
+        ms = np.concatenate(self.shadow_ms)
+        p95 = float(np.quantile(ms, 0.95))
+        accuracy = self.traffic.accuracy
+        return ShadowFindings(
+            requests=len(ms),
+            answered=len(ms),
+            agreement=1.0,
+            champion_ms=p95,
+            candidate_ms=p95,
+            labelled=len(ms),
+            champion_accuracy=accuracy,
+            candidate_accuracy=accuracy,
+            accuracy_gain_lower=0.0,
+        )
+
+    def _units(self, come: Arrivals, served: Served, slow: dict[str, NDArray[np.bool_]]) -> list[Unit]:
+        requests = np.bincount(come.user, minlength=len(come.draw))
+        means = {
+            name: np.bincount(come.user, weights=values, minlength=len(come.draw)) / requests
+            for name, values in {"failed": served.failed, **slow, "wrong": served.wrong}.items()
+        }
+        units = _as_units(served.treated, self.state.share, means)
+        names = [f"wrong[browser={name}]" for name, _ in self.traffic.browsers]
+        for unit, browser in zip(units, come.browser.tolist(), strict=True):
+            unit.outcomes[names[browser]] = unit.outcomes["wrong"]  # type: ignore[index]
+        return units
+
+
+def _as_units(treated: NDArray[np.bool_], share: float, metrics: dict[str, NDArray[np.generic]]) -> list[Unit]:
+    names = list(metrics)
+    rows = zip(*(metrics[name].astype(float).tolist() for name in names), strict=True)
+    return [
+        Unit(0, arm, share, dict(zip(names, row, strict=True)), share)
+        for arm, row in zip(treated.tolist(), rows, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a rollout ended, hours after the candidate's first user; how many users met it, of how many who came since."""
+
+    end: Literal["rolled back", "promoted", "undecided"]
+    stage: StageName
+    by: Literal["guard", "look", "check"]
+    hours: float
+    met: int
+    users: int
+
+
+def drill(candidate: Candidate, seed: int, traffic: Traffic = Traffic(), days: float = DAYS) -> Outcome:
+    """Roll a candidate out as the product does."""
+    random = np.random.default_rng(seed)
+    begin = next(
+        at for at in (WEEK + timedelta(hours=int(hour)) for hour in random.integers(0, 168, 99)) if not closed(POLICY.calendar, at)
+    )
+    rollout = Rollout(traffic, candidate, begun(begin))
+    met = users = 0
+    first = begin
+    now = begin
+    for tick, come in enumerate(arrivals(traffic, random), start=1):
+        now = begin + tick * TICK
+        decision, more = rollout.serve(come, now)
+        by: Literal["guard", "look"] = "guard"
+        met += more
+        users += len(come.draw) if rollout.state.share else 0
+        if decision is None and tick % TICKS_AN_HOUR == 0:
+            decision, by = rollout.look(now), "look"
+        hours = (now - first) / timedelta(hours=1)
+        if decision is not None and decision.action in {"rollback", "promote"}:
+            end: Literal["rolled back", "promoted"] = "rolled back" if decision.action == "rollback" else "promoted"
+            return Outcome(end, rollout.state.stage, by, hours, met, users)
+        if decision is not None and decision.action == "advance":
+            first = now if rollout.state.stage == "shadow" else first
+            rollout.step(decision, now)
+        elif decision is not None and decision.action != "hold":
+            raise RuntimeError(f"{decision.action} of {candidate.name}, seed {seed}: {'; '.join(decision.reasons)}")
+        if now - begin >= timedelta(days=days):
+            break
+    return Outcome("undecided", rollout.state.stage, "look", hours, met, users)
+
+
+def begun(now: datetime) -> RolloutState:
+    """A rollout that begins now."""
+    return RolloutState(
+        name="drill",
+        model_name="execution-agent-dqn",
+        agent="execution",
+        candidate="1.1.0",
+        champion="1.0.0",
+        training_hash="a" * 64,
+        salt="salt",
+        number=1,
+        status="running",
+        stage="shadow",
+        share=0.0,
+        started_at=now,
+        since=now,
+    )
