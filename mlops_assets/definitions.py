@@ -19,6 +19,9 @@ from mlops_assets.governance.sensors import GOVERNANCE_SENSORS
 from mlops_assets.registry.assets import REGISTRY_ASSETS
 from mlops_assets.retraining.jobs import lifecycle_jobs
 from mlops_assets.retraining.schedules import weekly_retraining
+from mlops_assets.rollout.assets import ROLLOUT_ASSETS
+from mlops_assets.rollout.jobs import ROLLOUT_JOBS
+from mlops_assets.rollout.sensors import ROLLOUT_SENSORS
 from mlops_assets.serving.assets import SERVING_ASSETS
 from mlops_assets.serving.jobs import serving_jobs
 from mlops_assets.training.assets import TRAINING_ASSETS
@@ -37,12 +40,13 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
             *REGISTRY_ASSETS,
             *GOVERNANCE_ASSETS,
             *EXPERIMENTS_ASSETS,
+            *ROLLOUT_ASSETS,
             *SERVING_ASSETS,
         ],
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
-        jobs=[*lifecycle_jobs(policies), *GOVERNANCE_JOBS, *serving_jobs(policies)],
+        jobs=[*lifecycle_jobs(policies), *GOVERNANCE_JOBS, *ROLLOUT_JOBS, *serving_jobs(policies)],
         schedules=[weekly_retraining],
-        sensors=GOVERNANCE_SENSORS,
+        sensors=[*GOVERNANCE_SENSORS, *ROLLOUT_SENSORS],
         # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
         # since it finds and fails the killed run that holds the slot.
         executor=dg.in_process_executor,

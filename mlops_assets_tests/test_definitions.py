@@ -20,6 +20,13 @@ ASSETS_BY_GROUP = {
     "registry": ["model_card", "registered_model"],
     "governance": ["approval"],
     "experiments": ["ab_test_report"],
+    "rollout": [
+        "rollout_100_percent",
+        "rollout_20_percent",
+        "rollout_50_percent",
+        "rollout_5_percent",
+        "rollout_shadow",
+    ],
     "serving": ["batch_predictions"],
 }
 UNPARTITIONED = {"test_executions", "test_execution_features"}
@@ -29,8 +36,16 @@ CHECKS = {
     ("training_set", "no_value_from_the_future"),
     ("validation_report", "gates_passed"),
 }
-JOBS = {"batch_inference", "decide_approval", "model_lifecycle", "retrain"}
-SENSORS = {"approval_sensor": 60}
+JOBS = {
+    "advance_rollout",
+    "batch_inference",
+    "change_rollout",
+    "decide_approval",
+    "model_lifecycle",
+    "retrain",
+    "rollback_model",
+}
+SENSORS = {"approval_sensor": 60, "rollout_sensor": 300}
 SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
 
 

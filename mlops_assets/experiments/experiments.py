@@ -17,9 +17,9 @@ from mlops_assets.experiments.assignment import CONTROL, TREATMENT, assign
 from mlops_assets.experiments.segments import EVERYBODY, Segment
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.audit import append_event
-from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.tables import ExperimentRecord
+from mlops_assets.foundation.database import lock_name, read_transaction, transaction
+from mlops_assets.foundation.errors import InputError, NotReadyError
+from mlops_assets.foundation.tables import ExperimentRecord, RolloutEvent
 from mlops_assets.registry.catalogue import CHALLENGER
 
 Status = Literal["running", "paused", "stopped"]
@@ -103,6 +103,7 @@ def create_experiment(
     Raises:
         InputError: the name is taken or too long, a share is no share, the shares add up to more than 1, no server follows
             an alias or two treatments have the same, or the agent has an experiment already.
+        NotReadyError: the agent has a rollout under way.
         SettingsError: no such agent.
     """
     agent_spec(agent)
@@ -125,6 +126,9 @@ def create_experiment(
     )
     try:
         with transaction(engine) as session:
+            # A rollout starts under the same lock.
+            lock_name(session, f"traffic:{agent}")
+            _require_no_rollout(session, agent)
             other = _unfinished(session, agent)
             if other is not None:
                 raise InputError(
@@ -195,6 +199,16 @@ def all_experiments(engine: Engine) -> list[Experiment]:
 def unfinished_experiments(engine: Engine) -> Mapping[str, Experiment]:
     """Return the running or paused experiment of each agent that has one."""
     return {one.agent: one for one in all_experiments(engine) if one.status != "stopped"}
+
+
+def _require_no_rollout(session: Session, agent: str) -> None:
+    query = select(RolloutEvent).where(RolloutEvent.agent == agent).order_by(RolloutEvent.number.desc()).limit(1)
+    newest = session.scalars(query).one_or_none()
+    if newest is not None and newest.active:
+        raise NotReadyError(
+            f"agent {agent!r} has the rollout {newest.rollout} under way, which would share its users with an experiment; "
+            "wait until it is over, or abort it"
+        )
 
 
 def _unfinished(session: Session, agent: str) -> ExperimentRecord | None:

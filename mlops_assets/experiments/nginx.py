@@ -18,7 +18,7 @@ from mlops_assets.foundation.files import atomic_write
 SCRIPT, CONFIGURATION = "experiment.js", "experiment.conf"
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):(?P<port>\d{1,5})")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_SCRIPT = """// Written by `python -m mlops_assets.experiments.commands nginx`; do not edit.
+_SCRIPT = """// Written by mlops_assets.experiments.nginx; do not edit.
 import crypto from 'crypto';
 
 const NAME = {name};
@@ -47,7 +47,7 @@ function name() {{
 
 export default {{arm, name}};
 """
-_CONFIGURATION = """# Written by `python -m mlops_assets.experiments.commands nginx`; do not edit. Include it within `http`, with
+_CONFIGURATION = """# Written by mlops_assets.experiments.nginx; do not edit. Include it within `http`, with
 # `load_module modules/ngx_http_js_module.so;` at the top of nginx.conf.
 js_path {folder};
 js_import experiment from {script};

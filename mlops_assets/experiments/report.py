@@ -65,7 +65,7 @@ def report_experiment(
         waited = timedelta(minutes=design.user_window_minutes + design.outcome_delay_minutes)
         moment = newest if experiment.status == "running" else newest + waited
     spec = agent_spec(experiment.agent)
-    scale = MetricScale(spec.reward_low, spec.reward_high, profile.governance.max_latency_ms)
+    scale = MetricScale(spec.reward_low, spec.reward_high, {"slow": profile.governance.max_latency_ms})
     new_users = take_look(engine, name, design, scale, now=moment)
     analysis = judge(
         kept_history(engine, name, design),

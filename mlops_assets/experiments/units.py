@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 from sqlalchemy import Engine, select
@@ -31,11 +31,39 @@ _KEYS_A_QUERY = 5_000
 
 @dataclass(frozen=True)
 class MetricScale:
-    """What metrics are measured by: the reward's bounds, and from which latency on a request is slow."""
+    """What metrics are measured by: the reward's bounds, and from which latency on a request is slow, by metric.
+
+    `slices`: columns of the prediction log for each of whose values there is a metric of wrong decisions, such as
+    `wrong[browser=webkit]`.
+    """
 
     reward_low: float
     reward_high: float
-    slow_ms: float
+    slow_ms: Mapping[str, float]
+    slices: tuple[str, ...] = ()
+
+
+class LookDesign(Protocol):
+    """When a user's outcomes are complete; a look is stored with the design by which it was taken."""
+
+    @property
+    def user_window_minutes(self) -> float:
+        """How long a user's decisions are counted from the first one on."""
+        ...
+
+    @property
+    def outcome_delay_minutes(self) -> float:
+        """How long outcomes are waited for after that."""
+        ...
+
+    @property
+    def pre_period_days(self) -> float:
+        """How long before the experiment users' metrics are of interest; 0: not at all."""
+        ...
+
+    def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +105,7 @@ class Look:
     units: tuple[Unit, ...]
 
 
-def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: MetricScale, *, now: datetime) -> int:
+def take_look(engine: Engine, experiment: str, design: LookDesign, scale: MetricScale, *, now: datetime) -> int:
     """Store the users whose first window and outcomes are over at `now`; return how many there are new.
 
     Two that look at the same moment store the same look once.
@@ -89,7 +117,8 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found, versions = pin(_decisions(session, experiment, begin, cutoff + window), versions, cutoff)
+        decisions = _decisions(session, experiment, begin, cutoff + window, scale.slices)
+        found, versions = pin(decisions, versions, cutoff)
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
         before = _before(session, experiment, [row["user_hash"] for row in rows], design, scale)
         rows = [{**row, "before": before.get(row["user_hash"])} for row in rows]
@@ -101,7 +130,7 @@ def take_look(engine: Engine, experiment: str, design: AbTestDesign, scale: Metr
                     look=number,
                     cutoff=cutoff,
                     looked_at=now,
-                    design=design.model_dump(),
+                    design=design.model_dump(mode="json"),
                     versions=vars(versions),
                 )
             )
@@ -168,7 +197,9 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
     return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
 
 
-def _decisions(session: Session, experiment: str, begin: datetime | None, end: datetime) -> pd.DataFrame:
+def _decisions(
+    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
+) -> pd.DataFrame:
     prediction, outcome = PredictionRecord, OutcomeRecord
     query = (
         select(
@@ -182,6 +213,7 @@ def _decisions(session: Session, experiment: str, begin: datetime | None, end: d
             prediction.arms,
             outcome.reward,
             outcome.best_action,
+            *(getattr(prediction, column) for column in slices),
         )
         .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
         .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
@@ -248,12 +280,18 @@ def _first_windows(
 def _observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
     """The metrics of each decision; NaN without an observation."""
     lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
+    wrong = (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna())
     return pd.DataFrame(
         {
             "failed": (rows["fallback"] == "failed").astype(float),
-            "slow": (rows["latency_ms"] > scale.slow_ms).astype(float),
-            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
+            **{metric: (rows["latency_ms"] > ms).astype(float) for metric, ms in scale.slow_ms.items()},
+            "wrong": wrong,
             "loss": lost.astype(float).clip(0.0, 1.0),
+            **{
+                f"wrong[{column}={value}]": wrong.where(rows[column] == value)
+                for column in scale.slices
+                for value in sorted(rows[column].unique())
+            },
         }
     )
 
@@ -284,7 +322,7 @@ def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str,
 
 
 def _before(
-    session: Session, experiment: str, users: Sequence[str], design: AbTestDesign, scale: MetricScale
+    session: Session, experiment: str, users: Sequence[str], design: LookDesign, scale: MetricScale
 ) -> dict[str, dict[str, float]]:
     """Metrics of users in the days before the experiment's first decision, of those who were there."""
     if not (users and design.pre_period_days):
@@ -315,7 +353,7 @@ def _before(
         frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
         # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
         rows = frame[frame["agent"] == first.agent]
-        means = _observed(rows, scale).groupby(rows["user_hash"]).mean()
+        means = _observed(rows, replace(scale, slices=())).groupby(rows["user_hash"]).mean()
         for user, values in zip(means.index, means.to_dict("records"), strict=True):
             found[str(user)] = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
     return found

@@ -92,12 +92,14 @@ def parse_clock(text: str) -> ScaledClock:
             raise ValueError("an instant has no UTC offset")  # noqa: TRY301
         if not (math.isfinite(speed) and speed > 0.0):
             raise ValueError("the speed has to be a positive number")  # noqa: TRY301
-    except ValueError as error:
+        clock = ScaledClock(start.astimezone(UTC), anchor.astimezone(UTC), speed)
+        clock.now()
+    except (ValueError, OverflowError) as error:
         raise SettingsError(
             f"{text!r} is no clock ({error}); write <start>@<anchor>*<speed>, such as "
             "2026-01-05T08:00:00+00:00@2026-01-01T00:00:00+00:00*3600"
         ) from None
-    return ScaledClock(start.astimezone(UTC), anchor.astimezone(UTC), speed)
+    return clock
 
 
 def deployment_clock(text: str | None) -> Clock:

@@ -225,7 +225,8 @@ class ShadowGate(_Section):
 
     `min_requests`: of them `min_answered` at least must have the candidate's answer too. `min_agreement`: share of equal
     actions. `max_latency_ratio`: of the 95th percentiles. `max_accuracy_drop`: share of the champion's accuracy, on
-    requests whose best action became known, of which `min_labelled` are needed.
+    requests whose best action became known, of which `min_labelled` are needed. `max_value_drop`: share of the reward's
+    range, where the reward of every action became known.
     """
 
     hours: Positive
@@ -235,6 +236,7 @@ class ShadowGate(_Section):
     max_latency_ratio: Positive
     min_labelled: Annotated[int, Field(ge=1)]
     max_accuracy_drop: Share
+    max_value_drop: Share
 
 
 class StageLimits(_Section):
@@ -310,9 +312,14 @@ class RolloutPolicy(_Section):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         expected = [name for name in STAGE_SHARES if name != "shadow"]
-        if list(self.stages) != expected:
-            raise ValueError(f"stages are {', '.join(self.stages)}; expected {', '.join(expected)}, in this order")
+        if sorted(self.stages) != sorted(expected):
+            raise ValueError(f"stages are {', '.join(self.stages)}; expected {', '.join(expected)}")
         return self
+
+    @property
+    def pre_period_days(self) -> float:
+        """A rollout compares its users with nothing from before it."""
+        return 0.0
 
     @property
     def highest_floor(self) -> float:
@@ -327,7 +334,9 @@ class ServingPolicy(_Section):
     circuit breaker for `breaker_open_seconds`, in which answers go out with default features, flagged. The cache holds
     `cache_entries` answers of `cache_ttl_seconds`. An answer is durable after `log_flush_ms`; with `log_queue_rows`
     answers not yet durable, new requests are refused. `registry_poll_ms`: how often aliases, traffic splits and tokens
-    are looked up. `rate_per_second` and `rate_burst` limit each token, `max_body_bytes` and `max_batch_rows` a request.
+    are looked up. A version on trial is waited for `treatment_timeout_ms`, then the champion answers; late
+    `breaker_failures` times in a row, it is not asked for `breaker_open_seconds`. `rate_per_second` and `rate_burst` limit
+    each token, `max_body_bytes` and `max_batch_rows` a request.
 
     A stream's consumer has `stream_batch` messages in hand at most; one that nobody held for `stream_claim_idle_seconds`
     is taken over, after `stream_max_deliveries` it is given up. It waits `stream_feature_patience_seconds` for a feature
@@ -339,6 +348,7 @@ class ServingPolicy(_Section):
     breaker_open_seconds: Positive
     cache_entries: Count
     cache_ttl_seconds: Positive
+    treatment_timeout_ms: Positive
     log_flush_ms: Annotated[float, Field(gt=0.0, le=100.0)]
     log_queue_rows: Annotated[int, Field(ge=1)]
     registry_poll_ms: Annotated[float, Field(gt=0.0, le=1000.0)]

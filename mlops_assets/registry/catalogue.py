@@ -79,6 +79,14 @@ class ModelCatalogue:
         """
         return self._store.load(model_name, self.version(model_name, version).mlflow_version)
 
+    def metrics(self, model_name: str, version: str) -> dict[str, float]:
+        """Return what was measured of the version when it was trained and evaluated.
+
+        Raises:
+            InputError: no such version, or its run is gone.
+        """
+        return self._store.run_metrics(self.version(model_name, version).run_id)
+
     def files_hash(self, model_name: str, version: str) -> str:
         """Hash the files that serving the version takes, as the model store holds them now: 64 hex digits.
 

@@ -22,7 +22,7 @@ from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import AccessDeniedError, InputError, NotReadyError, PermanentError
 from mlops_assets.foundation.profiles import Permission
 from mlops_assets.foundation.tables import ModelVersionRecord
-from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
+from mlops_assets.registry.catalogue import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
 from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG
 from mlops_assets.registry.registration import (
     Candidate,
@@ -113,7 +113,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version.
             NotReadyError: it is not approved, or no longer new.
         """
-        self._require(user, "deploy_staging", model_name, version)
+        self.require(user, "deploy_staging", model_name, version)
         with self._changing(model_name) as session:
             return self._stage(session, version_record(session, model_name, version), user)
 
@@ -128,7 +128,7 @@ class ModelRegistry(ModelCatalogue):
             NotReadyError: it is not approved, or no longer new.
             PermanentError: another version is champion already.
         """
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -149,7 +149,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version.
             NotReadyError: it is not approved, or not in Staging.
         """
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             champion = record_in_production(session, model_name)
@@ -179,7 +179,7 @@ class ModelRegistry(ModelCatalogue):
             InputError: no such version, or it was never champion and `override` is not set.
             NotReadyError: no target is given and there is no `previous`.
         """
-        self._require(user, "rollback", model_name, to_version or "")
+        self.require(user, "rollback", model_name, to_version or "")
         with self._changing(model_name) as session:
             record = self._rollback_target(session, model_name, to_version)
             champion = record_in_production(session, model_name)
@@ -198,6 +198,30 @@ class ModelRegistry(ModelCatalogue):
             self._crown(session, record, outgoing, event=ROLLED_BACK, user=user, details=details)
             return registered_version(record, created=False)
 
+    def point_candidate(self, model_name: str, version: str) -> None:
+        """Let servers have a staged version for its rollout, whatever becomes challenger meanwhile.
+
+        A second call changes nothing. The rollout's own ledger says who asked for it.
+
+        Raises:
+            InputError: no such version.
+            NotReadyError: it is not in Staging.
+        """
+        with self._changing(model_name) as session:
+            record = version_record(session, model_name, version)
+            require_stage(record, "Staging")
+            if not self._points(CANDIDATE, record):
+                self._store.set_alias(model_name, CANDIDATE, mlflow_number(record))
+
+    def leave_candidate(self, model_name: str, version: str) -> None:
+        """Take a version's rollout from the servers; of a version that is not the candidate, nothing changes.
+
+        Raises:
+            InputError: no such version.
+        """
+        with self._changing(model_name) as session:
+            self._leave_alias(CANDIDATE, version_record(session, model_name, version))
+
     def annotate(self, model_name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version for people to read; stage and semantic version are not set this way.
 
@@ -213,15 +237,20 @@ class ModelRegistry(ModelCatalogue):
         with self._changing(model_name) as session:
             self._store.set_tags(model_name, mlflow_number(version_record(session, model_name, version)), tags)
 
-    def archive(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
+    def archive(
+        self, model_name: str, version: str, *, user: str, reason: str, rolled_back: bool = False
+    ) -> RegisteredVersion:
         """Retire a version that is not champion. A second call changes nothing.
+
+        Of one that was `rolled_back`, the reason is also its tag `rollback_reason`.
 
         Raises:
             AccessDeniedError: `user` has no role for it.
             InputError: no such version.
             PermanentError: it is the champion.
         """
-        return self._retire(model_name, version, "Archived", ARCHIVED, user=user, reason=reason)
+        told = reason if rolled_back else None
+        return self._retire(model_name, version, "Archived", ARCHIVED, user=user, reason=reason, rollback_reason=told)
 
     def mark_deleted(self, model_name: str, version: str, *, user: str, reason: str) -> RegisteredVersion:
         """Mark an archived version as deleted; its artifacts are a matter of retention. A second call changes nothing.
@@ -234,14 +263,12 @@ class ModelRegistry(ModelCatalogue):
         """
         return self._retire(model_name, version, "Deleted", DELETED, user=user, reason=reason)
 
-    @contextmanager
-    def _changing(self, model_name: str) -> Iterator[Session]:
-        """One write transaction; changes of one model queue."""
-        with transaction(self._engine) as session:
-            lock_model(session, model_name)
-            yield session
+    def require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
+        """Let who may do this pass; a refusal is an audit event.
 
-    def _require(self, user: str, permission: Permission, model_name: str, version: str) -> None:
+        Raises:
+            AccessDeniedError: `user` has no role for it.
+        """
         if self._access is None:
             return
         try:
@@ -259,6 +286,13 @@ class ModelRegistry(ModelCatalogue):
                     now=self._clock.now(),
                 )
             raise
+
+    @contextmanager
+    def _changing(self, model_name: str) -> Iterator[Session]:
+        """One write transaction; changes of one model queue."""
+        with transaction(self._engine) as session:
+            lock_model(session, model_name)
+            yield session
 
     def _stage(self, session: Session, record: ModelVersionRecord, user: str) -> RegisteredVersion:
         if record.stage == "Staging" and self._points(CHALLENGER, record):
@@ -326,9 +360,17 @@ class ModelRegistry(ModelCatalogue):
                 self._store.set_tags(model_name, version.number, {STAGE_TAG: stage})
 
     def _retire(
-        self, model_name: str, version: str, stage: Stage, event: str, *, user: str, reason: str
+        self,
+        model_name: str,
+        version: str,
+        stage: Stage,
+        event: str,
+        *,
+        user: str,
+        reason: str,
+        rollback_reason: str | None = None,
     ) -> RegisteredVersion:
-        self._require(user, "deploy_production", model_name, version)
+        self.require(user, "deploy_production", model_name, version)
         with self._changing(model_name) as session:
             record = version_record(session, model_name, version)
             if record.stage == stage:
@@ -341,8 +383,10 @@ class ModelRegistry(ModelCatalogue):
                 require_stage(record, "Archived")
                 if self._points(PREVIOUS, record):
                     raise PermanentError(f"{model_name} {record.semver} is kept: it is the version to roll back to")
-            self._leave_alias(CHALLENGER, record)
-            self._move(record, stage)
+            for alias in (CHALLENGER, CANDIDATE):
+                self._leave_alias(alias, record)
+            # What is shown beside an archived version is why it left.
+            self._move(record, stage, **({"rollback_reason": rollback_reason} if rollback_reason else {}))
             self._audit(session, event, record, user, {"reason": reason})
             return registered_version(record, created=False)
 

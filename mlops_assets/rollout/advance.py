@@ -5,7 +5,6 @@ its time, on enough users, when the calendar allows; all else holds. Nothing is 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -48,19 +47,23 @@ class ShadowFindings:
     """What the candidate answered to the champion's requests.
 
     `answered`: requests with an answer of the candidate. `labelled`: those whose best action became known; accuracies are
-    shares of them, `accuracy_gain` (candidate less champion) with a one-sided lower bound. Latencies are 95th percentiles.
+    shares of them, `accuracy_gain` (candidate less champion) with a one-sided lower bound; `value_gain` is that of the reward,
+    as a share of its range, None where no action's reward is known. Latencies are 95th percentiles: `request_ms` of whole
+    requests to the champion, the other two of evaluation alone.
     """
 
     requests: int = 0
     answered: int = 0
     agreement: float | None = None
     illegal: int = 0
+    request_ms: float | None = None
     champion_ms: float | None = None
     candidate_ms: float | None = None
     labelled: int = 0
     champion_accuracy: float | None = None
     candidate_accuracy: float | None = None
     accuracy_gain_lower: float | None = None
+    value_gain_lower: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def _shadow(shadow: ShadowFindings, policy: RolloutPolicy) -> Decision:
     slow = (shadow.candidate_ms or 0.0) / shadow.champion_ms if shadow.champion_ms else math.inf
     lowest = -gate.max_accuracy_drop * (shadow.champion_accuracy or 0.0)
     gain = shadow.accuracy_gain_lower
-    checks: Mapping[str, bool] = {
+    checks: dict[str, bool] = {
         f"it answered {answered:.1%} of the requests (at least {gate.min_answered:.1%})": answered >= gate.min_answered,
         f"it agrees in {shadow.agreement or 0.0:.1%} (at least {gate.min_agreement:.1%})": (shadow.agreement or 0.0)
         >= gate.min_agreement,
@@ -186,6 +189,11 @@ def _shadow(shadow: ShadowFindings, policy: RolloutPolicy) -> Decision:
         f"its accuracy is {shadow.candidate_accuracy or 0.0:.1%}, the champion's {shadow.champion_accuracy or 0.0:.1%}, "
         f"the gain at least {gain:+.1%} (at least {lowest:+.1%})": gain >= lowest,
     }
+    if shadow.value_gain_lower is not None:
+        words = (
+            f"its reward is at least {shadow.value_gain_lower:+.1%} of the range (at least {-gate.max_value_drop:+.1%})"
+        )
+        checks[words] = shadow.value_gain_lower >= -gate.max_value_drop
     failed = tuple(f"refused in the shadow: {words}" for words, passed in checks.items() if not passed)
     return Decision("abort", failed) if failed else Decision("advance", tuple(checks))
 
@@ -212,7 +220,7 @@ def _next(state: RolloutState, seen: Observation, passed: Decision) -> Decision:
         "advance",
         passed.reasons,
         to=to,
-        slow_ms=seen.shadow.champion_ms if state.stage == "shadow" else None,
+        slow_ms=seen.shadow.request_ms if state.stage == "shadow" else None,
         baseline=seen.stage.baseline if to == "100_percent" else None,
     )
 

@@ -14,12 +14,14 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import lock_name, read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.foundation.files import canonical_json
 from mlops_assets.foundation.profiles import RolloutPolicy
-from mlops_assets.foundation.tables import RolloutEffect, RolloutEvent
+from mlops_assets.foundation.tables import AuditEvent, ExperimentRecord, RolloutEffect, RolloutEvent
+from mlops_assets.registry.catalogue import CANDIDATE
 from mlops_assets.rollout.state import Kind, RolloutState, Step, fold
 
 EffectKind = Literal["point_candidate", "promote", "withdraw", "archive", "alert"]
@@ -30,6 +32,7 @@ _EFFECTS: Mapping[Kind, tuple[EffectKind, ...]] = {
     "jumped": ("alert",),
     "paused": ("alert",),
     "resumed": ("alert",),
+    "stalled": ("alert",),
     "promoting": ("promote",),
     "completed": ("withdraw", "alert"),
     "rolled_back": ("withdraw", "archive", "alert"),
@@ -73,6 +76,7 @@ def append(
 
     Raises:
         StaleRolloutError: another step was written since the one that this follows from.
+        NotReadyError: a rollout cannot start while the agent has an experiment.
     """
     try:
         with transaction(engine) as session:
@@ -81,6 +85,8 @@ def append(
             if done is not None:
                 return done
             newest = newest_event(session, step.state.model_name)
+            if step.kind == "started":
+                _require_no_experiment(session, step.state.agent)
             number = 0 if newest is None else newest.number
             if number != step.expected or step.state.number != number + 1:
                 raise _stale(step, number)
@@ -118,6 +124,29 @@ def newest_states(engine: Engine) -> list[RolloutState]:
     return [RolloutState.from_document(event.state) for event in events]
 
 
+def splits(engine: Engine) -> dict[str, Experiment]:
+    """Return, by agent, the traffic split that the ledger wants now; none of a rollout that was taken back or aborted.
+
+    A rollout that is completed keeps its split until its candidate is champion, so that nobody goes back in between.
+    """
+    return {
+        state.agent: Experiment(
+            name=state.name,
+            agent=state.agent,
+            salt=state.salt,
+            treatment_alias=CANDIDATE,
+            treatment_share=state.share,
+            status="paused" if state.status == "paused" else "running",
+            created_at=state.started_at,
+            treatment_version=state.candidate,
+            splits_anonymous=True,
+            completed=state.status == "completed",
+        )
+        for state in newest_states(engine)
+        if state.active or state.status == "completed"
+    }
+
+
 def newest_event(session: Session, model_name: str) -> RolloutEvent | None:
     """Return the model's newest step."""
     query = select(RolloutEvent).where(RolloutEvent.model_name == model_name).order_by(RolloutEvent.number.desc())
@@ -148,12 +177,26 @@ def step_of(event: RolloutEvent) -> Step:
 
 
 def verify(engine: Engine) -> list[RolloutState]:
-    """Do every step of the ledger again, and return the states that they lead to.
+    """Do every step of the ledger again, compare each with its audit event, and return the states that they lead to.
 
     Raises:
-        InputError: a step does not follow from the one before it.
+        InputError: a step does not follow from the one before it, or one of the two has what the other does not.
     """
-    return list(fold(steps(engine)).values())
+    done = steps(engine)
+    states = list(fold(done).values())
+    kept = {(step.state.model_name, step.state.number): canonical_json(step.state.document()) for step in done}
+    with read_transaction(engine) as session:
+        query = select(AuditEvent.model_name, AuditEvent.details).where(
+            AuditEvent.event_type.in_([f"rollout_{kind}" for kind in _EFFECTS])
+        )
+        audited = {(model, details["number"]): details["state"] for model, details in session.execute(query)}
+    for model_name, number in sorted(kept.keys() | audited.keys()):
+        if kept.get((model_name, number)) != audited.get((model_name, number)):
+            raise InputError(
+                f"step {number} of {model_name} is not in the ledger as it is in the audit trail; "
+                "`python -m mlops_assets.governance.commands audit verify` tells whether the trail is whole"
+            )
+    return states
 
 
 def rollout_named(engine: Engine, name: str) -> list[Step]:
@@ -195,6 +238,17 @@ def active_rollout(engine: Engine, model_name: str) -> RolloutState:
         )
         raise NotReadyError(f"{model_name} has no rollout under way: {last}; start one first")
     return state
+
+
+def _require_no_experiment(session: Session, agent: str) -> None:
+    """Raise NotReadyError while the agent's users are split by an experiment."""
+    query = select(ExperimentRecord).where(ExperimentRecord.agent == agent, ExperimentRecord.status != "stopped")
+    other = session.scalars(query.limit(1)).one_or_none()
+    if other is not None:
+        raise NotReadyError(
+            f"agent {agent!r} has the experiment {other.name!r} ({other.status}), which would share its users with a "
+            f"rollout; stop it first: `python -m mlops_assets.experiments.commands stop {other.name}`"
+        )
 
 
 def _write(session: Session, step: NewStep, now: datetime) -> None:

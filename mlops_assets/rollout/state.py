@@ -15,6 +15,7 @@ Kind = Literal[
     "jumped",
     "paused",
     "resumed",
+    "stalled",
     "promoting",
     "completed",
     "rolled_back",
@@ -29,6 +30,7 @@ _AFTER: Mapping[Kind, tuple[Status, ...]] = {
     "jumped": ("running", "paused"),
     "paused": ("running",),
     "resumed": ("paused",),
+    "stalled": ("running",),
     "promoting": ("running",),
     "completed": ("promoting",),
     "rolled_back": ("running", "paused", "promoting"),
@@ -39,6 +41,7 @@ _STATUS_OF: Mapping[Kind, Status] = {
     "started": "running",
     "advanced": "running",
     "resumed": "running",
+    "stalled": "running",
     "paused": "paused",
     "promoting": "promoting",
     "completed": "completed",
@@ -74,8 +77,8 @@ class RolloutState:
 
     `number` counts the steps of the model, over all of its rollouts. `share` is the part of the users that the candidate
     has. `since`: begin of the stage, moved by as long as the rollout was paused. `slow_ms` is the champion's 95th
-    percentile in the shadow stage, `baseline` its rates before the last stage. `training_hash` identifies what the
-    candidate was trained on, and how.
+    percentile in the shadow stage, `baseline` its rates before the last stage. `stalled`: that the stage lasts longer than
+    it should has been said. `training_hash` identifies what the candidate was trained on, and how.
     """
 
     name: str
@@ -94,6 +97,7 @@ class RolloutState:
     paused_at: datetime | None = None
     slow_ms: float | None = None
     baseline: Baseline | None = None
+    stalled: bool = False
 
     @property
     def active(self) -> bool:
@@ -176,10 +180,13 @@ def after(
             stage=stage,
             share=STAGE_SHARES[stage],
             since=now,
+            stalled=False,
             paused_at=None if state.paused_at is None else now,
             slow_ms=slow_ms if slow_ms is not None else state.slow_ms,
             baseline=baseline if baseline is not None else state.baseline,
         )
+    elif kind == "stalled":
+        changed = replace(changed, stalled=True)
     elif kind == "paused":
         changed = replace(changed, paused_at=now)
     elif kind == "resumed" and state.paused_at is not None:
@@ -213,6 +220,18 @@ def fold(steps: Iterable[Step]) -> dict[str, RolloutState]:
             )
         states[told.model_name] = done
     return states
+
+
+def stage_named(name: str) -> StageName:
+    """Return the stage of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = next((stage for stage in STAGES if stage == name), None)
+    if found is None:
+        raise InputError(f"there is no stage {name!r}; stages: {', '.join(STAGES)}")
+    return found
 
 
 def _require_order(state: RolloutState, kind: Kind, to: StageName | None) -> None:

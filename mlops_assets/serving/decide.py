@@ -25,6 +25,7 @@ from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.requests import DecisionRequest
+from mlops_assets.serving.treatments import BoundedCalls
 
 Channel = Literal["http", "stream"]
 Fallback = Literal["failed", "absent"]
@@ -70,6 +71,7 @@ class Decider:
         cache: remembers Q-values.
         pseudonym: makes a pseudonym of a user id.
         uniform: draws from [0, 1).
+        treatments: bounds the time of versions on trial; without it they are waited for.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Decider:
         cache: AnswerCache[NDArray[np.float32]],
         pseudonym: Callable[[str], str],
         uniform: Callable[[], float],
+        treatments: BoundedCalls | None = None,
     ) -> None:
         self.epsilon = epsilon
         self.cache = cache
         self._pseudonym = pseudonym
         self._uniform = uniform
+        self._treatments = treatments
 
     def decide(
         self,
@@ -102,7 +106,8 @@ class Decider:
         Args:
             request: validated for its agent.
             models: the versions in service.
-            experiment: the agent's unfinished experiment; it counts for requests that name a user.
+            experiment: the agent's unfinished experiment or rollout; it counts for requests that name a user, a rollout for
+                all.
             features: the request's online features, arrays of length 1; None when they could not be had.
             now: time of the decision.
             started: when the request came in, `time.perf_counter` seconds.
@@ -116,13 +121,15 @@ class Decider:
         champion = models.get(spec.name, CHAMPION)
         if champion is None:
             raise NotReadyError(f"{spec.registered_model} has no champion yet; run the job model_lifecycle first")
+        experiment = _in_force(models, champion, experiment)
+        user = _user_of(request, experiment)
         counted = (
             experiment is not None
             and experiment.status == "running"
-            and request.user_id is not None
+            and user is not None
             and (experiment.segment is EVERYBODY or experiment.segment.has(vars(request), vars(request.context)))
         )
-        variant = experiment.variant(request.user_id) if counted and experiment and request.user_id else CONTROL
+        variant = experiment.variant(user) if counted and experiment and user else CONTROL
         # Without a treatment's model both arms get the champion: such decisions say nothing of it.
         compared = experiment is not None and _compared(models, experiment)
         alias, model = CHAMPION, champion
@@ -130,7 +137,7 @@ class Decider:
         failure = None
         if variant != CONTROL and experiment is not None:
             wanted = experiment.treatments[variant].alias
-            treatment = models.get(spec.name, wanted)
+            treatment = _treatment(models, experiment, wanted)
             if treatment is not None:
                 alias, model = wanted, treatment
             else:
@@ -139,7 +146,7 @@ class Decider:
         context = np.array([request.context_values], dtype=np.float32)
         given = absent_features(spec, 1) if features is None else features
         try:
-            vector, missing, q_values, cached = self._evaluate(model, context, request.text, given)
+            vector, missing, q_values, cached = self._answer(model, champion, context, request.text, given)
         except Exception as error:
             if model is champion:
                 raise
@@ -168,7 +175,7 @@ class Decider:
             "variant": variant,
             "treatment_share": sum(experiment.shares.values()) if counted and compared and experiment else None,
             "arms": _arms(models, champion, experiment) if counted and compared and experiment else None,
-            "user_hash": None if request.user_id is None else self._pseudonym(request.user_id),
+            "user_hash": None if user is None else self._pseudonym(user),
             "state": vector.tobytes(),
             "missing_features": missing,
             "q_values": q_values.tolist(),
@@ -192,6 +199,13 @@ class Decider:
             vector=vector,
             failure=failure,
         )
+
+    def _answer(
+        self, model: ServedModel, champion: ServedModel, context: NDArray[np.float32], text: str, features: Features
+    ) -> tuple[NDArray[np.float32], list[str], NDArray[np.float32], bool]:
+        if model is champion or self._treatments is None:
+            return self._evaluate(model, context, text, features)
+        return self._treatments.call(model.key, lambda: self._evaluate(model, context, text, features))
 
     def _evaluate(
         self, model: ServedModel, context: NDArray[np.float32], text: str, features: Features
@@ -219,16 +233,44 @@ class Decider:
         return chosen, propensity, chosen != greedy
 
 
+def _in_force(models: ServedModels, champion: ServedModel, experiment: Experiment | None) -> Experiment | None:
+    """The split, unless the rollout that it is of has ended in this very picture of the registry.
+
+    Between the ledger's last step and the aliases' there is no moment in which users go back to the champion before.
+    """
+    if experiment is None or experiment.treatment_version is None:
+        return experiment
+    if champion.semver == experiment.treatment_version:
+        return None
+    gone = models.get(experiment.agent, experiment.treatment_alias) is None
+    return None if experiment.completed and gone else experiment
+
+
+def _user_of(request: DecisionRequest, experiment: Experiment | None) -> str | None:
+    """Whom a split goes by: the user; in a rollout, who names none is taken for the test that is asked about."""
+    if request.user_id is not None or experiment is None or not experiment.splits_anonymous:
+        return request.user_id
+    # No user is called so: ids have no control characters.
+    return f"test\0{request.test_id}"
+
+
+def _treatment(models: ServedModels, experiment: Experiment, alias: str) -> ServedModel | None:
+    """The version behind a treatment's alias; a rollout's is no other than its candidate."""
+    found = models.get(experiment.agent, alias)
+    expected = experiment.treatment_version
+    return None if found is not None and expected is not None and found.semver != expected else found
+
+
 def _compared(models: ServedModels, experiment: Experiment) -> bool:
     """Whether a treatment is there, and each that has users."""
-    there = {one: models.get(experiment.agent, one.alias) is not None for one in experiment.treatments.values()}
+    there = {one: _treatment(models, experiment, one.alias) is not None for one in experiment.treatments.values()}
     return any(there.values()) and all(found or one.share == 0.0 for one, found in there.items())
 
 
 def _arms(models: ServedModels, champion: ServedModel, experiment: Experiment) -> dict[str, Any]:
     """What stood behind each arm at this decision, and at which shares: an alias may move while the experiment runs."""
     served = {
-        arm: models.get(experiment.agent, one.alias) for arm, one in experiment.treatments.items() if one.share > 0.0
+        arm: _treatment(models, experiment, one.alias) for arm, one in experiment.treatments.items() if one.share > 0.0
     }
     versions = {arm: model.semver for arm, model in served.items() if model is not None}
     return {"versions": {CONTROL: champion.semver, **versions}, "shares": experiment.shares}

@@ -14,13 +14,13 @@ from mlops_assets.features.vector import StateVectors, state_vector
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.files import canonical_json
-from mlops_assets.registry.catalogue import CHALLENGER, CHAMPION
+from mlops_assets.registry.catalogue import CANDIDATE, CHALLENGER, CHAMPION
 from mlops_assets.registry.mlflow_store import SEMVER_TAG, LoadedModel, MlflowStore, StoredVersion, read_served
 from mlops_assets.registry.registration import TRAINING_HASH_TAG
 from mlops_assets.training.policy import GreedyPolicy
 
 SHADOW = "shadow"
-SERVED_ALIASES = (CHAMPION, CHALLENGER, SHADOW)
+SERVED_ALIASES = (CHAMPION, CANDIDATE, CHALLENGER, SHADOW)
 # Batches of these sizes are what a server sees; the first run of each size allocates its buffers.
 _WARM_UP_ROWS = (1, 8, 64)
 _FACTS_FILE = "version.json"

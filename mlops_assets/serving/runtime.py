@@ -22,6 +22,8 @@ from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
 from mlops_assets.registry.catalogue import CHAMPION
+from mlops_assets.rollout.guard import RolloutGuard
+from mlops_assets.rollout.ledger import splits
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.metrics import ServingMetrics
@@ -35,6 +37,7 @@ from mlops_assets.serving.requests import DecisionRequest
 from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
 from mlops_assets.serving.status import experiment_status
 from mlops_assets.serving.tokens import ApiToken, active_tokens
+from mlops_assets.serving.treatments import BoundedCalls
 
 # Threads that hold the interpreter for its default 5 ms would show in every tenth answer.
 _SWITCH_SECONDS = 0.0005
@@ -69,6 +72,7 @@ class ServingRuntime:
         self.features = OnlineFeatures(self.store, self.policy, self.metrics.feature_wait)
         self.registry = RegistryWatch(settings.paths.served_models, mirror=mirror)
         self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
+        self._guard_poll = Poll("guard of rollouts", self._guard_rollouts, self.policy.registry_poll_ms)
         self._figures_poll = Poll("experiment figures", self._show_figures, _FIGURES_MS)
         self.log = PredictionLog(
             self.engine,
@@ -78,17 +82,24 @@ class ServingRuntime:
             on_failure=self.metrics.log_failed,
         )
         self.shadows = ShadowScorer(self.log.append_shadows, self.policy.log_queue_rows, self.metrics.log_failed)
+        self.treatments = BoundedCalls(
+            timeout_ms=self.policy.treatment_timeout_ms,
+            failures=self.policy.breaker_failures,
+            open_seconds=self.policy.breaker_open_seconds,
+        )
         self.decider = Decider(
             epsilon=settings.exploration_epsilon,
             cache=AnswerCache(self.policy.cache_entries, self.policy.cache_ttl_seconds),
             pseudonym=pseudonymiser(settings),
             uniform=random.SystemRandom().random,
+            treatments=self.treatments,
         )
         self.experiments: Mapping[str, Experiment] = MappingProxyType({})
         # None until the operational database has said it; set after the splits, so that with it both are known.
         self.tokens: Mapping[str, ApiToken] | None = None
         self.answers = 0
         self.failures = 0
+        self._guard: RolloutGuard | None = None
         self._clock = clock
         self._started = time.monotonic()
 
@@ -108,6 +119,7 @@ class ServingRuntime:
         self.log.start()
         self.shadows.start()
         self.database_poll.start()
+        self._guard_poll.start()
         self._figures_poll.start()
         self.features.start()
         self.registry.start()
@@ -181,9 +193,11 @@ class ServingRuntime:
         # The log before all that may have to be waited for: a supervisor's patience ends with SIGKILL.
         self.shadows.stop()
         self.log.stop()
+        self.treatments.stop()
         self.features.stop()
         self.registry.stop()
         self.database_poll.stop()
+        self._guard_poll.stop()
         self._figures_poll.stop()
         self.engine.dispose()
         self.readers.dispose()
@@ -205,7 +219,7 @@ class ServingRuntime:
                     decision.features,
                     model,
                 )
-                for model in _shadows(models, row["agent"], decision.model)
+                for model in _shadows(models, decision)
             ]
         )
 
@@ -228,9 +242,17 @@ class ServingRuntime:
         return answers
 
     def _refresh(self) -> None:
-        """Look what the operational database says about experiments and tokens."""
-        self.experiments = MappingProxyType(dict(unfinished_experiments(self.engine)))
+        """Look what the operational database says about experiments, rollouts and tokens."""
+        self.experiments = MappingProxyType({**unfinished_experiments(self.engine), **splits(self.engine)})
         self.tokens = MappingProxyType(dict(active_tokens(self.engine, datetime.now(UTC))))
+
+    def _guard_rollouts(self) -> None:
+        """Take back what harms its users; the split follows as for every other step of the ledger."""
+        if self._guard is None:
+            policy = load_profile(self.settings.policy_profile).rollout
+            clock = deployment_clock(self.settings.clock)
+            self._guard = RolloutGuard(self.readers, policy, served=self.clock, clock=clock)
+        self._guard.refresh()
 
     def _show_figures(self) -> None:
         for experiment in self.experiments.values():
@@ -270,15 +292,20 @@ class ServingRuntime:
         return {(agent, alias, model.semver): 1.0 for (agent, alias), model in by_alias.items()}
 
 
-def _shadows(models: ServedModels, agent: str, answered: ServedModel) -> list[ServedModel]:
-    """Versions behind other aliases than the champion's that did not answer."""
-    champion = models.get(agent, CHAMPION)
+def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
+    """Versions behind other aliases than the champion's that did not answer.
+
+    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes.
+    """
+    agent, champion = decision.row["agent"], models.get(decision.row["agent"], CHAMPION)
     found = {
         model.key: model
         for alias in SERVED_ALIASES
         if alias != CHAMPION and (model := models.get(agent, alias)) is not None
     }
-    return [model for model in found.values() if model.key != answered.key and model is not champion]
+    asked = [model for model in found.values() if model.key != decision.model.key and model is not champion]
+    in_shadow = decision.row["treatment_share"] == 0.0
+    return [*asked, champion] if in_shadow and champion is not None else asked
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:

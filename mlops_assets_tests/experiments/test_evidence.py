@@ -18,7 +18,7 @@ from mlops_assets_tests.experiments.served_users import NAME, SPEC, serve
 DESIGN = load_profile("aiwebtest").ab_test.model_copy(
     update={"user_window_minutes": 10.0, "outcome_delay_minutes": 5.0}
 )
-SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow_ms=100.0)
+SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow_ms={"slow": 100.0})
 
 
 def look(engine: Engine, hours: float) -> History:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.settings import Settings, load_settings, variable_names
 
+_CLOCK = "2026-01-05T08:00:00+00:00@2026-01-01T00:00:00+00:00"
 _PRODUCTION = {
     "MLOPS_ENVIRONMENT": "production",
     "MLOPS_DATABASE_URL": "postgresql://user:secret@db:5432/mlops",
@@ -46,6 +47,7 @@ def test_production_takes_servers() -> None:
         ({"MLOPS_DATABASE_URL": "sqlite:////data/a.db"}, "MLOPS_DATABASE_URL: .*production refuses"),
         ({"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI: .*production refuses the embedded SQLite tracking store"),
         ({"MLFLOW_TRACKING_URI": "sqlite:///m.db"}, "MLFLOW_TRACKING_URI: .*production refuses"),
+        ({"MLOPS_CLOCK": f"{_CLOCK}*60"}, "MLOPS_CLOCK: .*production goes by the machine's clock"),
     ],
 )
 def test_production_refuses_embedded_stores_by_name(change: dict[str, str], message: str) -> None:
@@ -57,6 +59,7 @@ def test_production_refuses_embedded_stores_by_name(change: dict[str, str], mess
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
+        ({"MLOPS_CLOCK": f"{_CLOCK}*-1"}, r"MLOPS_CLOCK='2026.*': .*the speed has to be a positive number"),
         ({"MLOPS_ENVIRONMENT": "prod"}, "MLOPS_ENVIRONMENT='prod': .*'embedded' or 'production'"),
         ({"MLOPS_DEVICE": "gpu"}, "MLOPS_DEVICE='gpu': .*'auto', 'cpu' or 'cuda'"),
         ({"MLOPS_POLICY_PROFILE": "x"}, "MLOPS_POLICY_PROFILE='x': unknown policy profile; known profiles: agent27"),

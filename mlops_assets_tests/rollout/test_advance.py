@@ -25,7 +25,19 @@ HARM = needed(POLICY.alpha_harm) + 0.01
 KEPT = (Criterion("errors", "errors kept", PROVEN), Criterion("floor", "floor kept", PROVEN))
 BASELINE = Baseline(Rate(0.01, 0.02), Rate(0.03, 0.04), Rate(0.05, 0.06))
 GOOD_STAGE = StageFindings(5000, 5000, 0.0, "harm", KEPT, None, BASELINE)
-GOOD_SHADOW = ShadowFindings(2000, 2000, 0.9, 0, 5.0, 5.0, 500, 0.9, 0.92, 0.001)
+GOOD_SHADOW = ShadowFindings(
+    requests=2000,
+    answered=2000,
+    agreement=0.9,
+    request_ms=5.0,
+    champion_ms=0.5,
+    candidate_ms=0.5,
+    labelled=500,
+    champion_accuracy=0.9,
+    candidate_accuracy=0.92,
+    accuracy_gain_lower=0.001,
+    value_gain_lower=0.0,
+)
 SUPERSEDING = POLICY.model_copy(update={"when_newer": "supersede"})
 
 
@@ -52,8 +64,10 @@ def shadow(**changes: Any) -> ShadowFindings:
         ("shadow", {}, seen(shadow=shadow(accuracy_gain_lower=None)), LATER, "hold", "too few"),
         ("shadow", {}, seen(shadow=shadow(answered=1900)), LATER, "abort", "it answered 95.0%"),
         ("shadow", {}, seen(shadow=shadow(agreement=0.4)), LATER, "abort", "it agrees in 40.0%"),
-        ("shadow", {}, seen(shadow=shadow(candidate_ms=8.0)), LATER, "abort", "1.60 times"),
+        ("shadow", {}, seen(shadow=shadow(candidate_ms=0.8)), LATER, "abort", "1.60 times"),
         ("shadow", {}, seen(shadow=shadow(accuracy_gain_lower=-0.06)), LATER, "abort", "the gain at least -6.0%"),
+        ("shadow", {}, seen(shadow=shadow(value_gain_lower=-0.03)), LATER, "abort", "its reward is at least -3.0%"),
+        ("shadow", {}, seen(shadow=shadow(value_gain_lower=None)), LATER, "advance", "it answered"),
         ("shadow", {}, seen(shadow=shadow(illegal=1)), BEGIN, "rollback", "1 of 2000 answers"),
         ("5_percent", {}, seen(), LATER, "advance", "errors kept"),
         ("20_percent", {}, seen(), LATER, "advance", "floor kept"),

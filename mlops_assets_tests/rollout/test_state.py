@@ -16,6 +16,7 @@ KINDS: tuple[Kind, ...] = (
     "jumped",
     "paused",
     "resumed",
+    "stalled",
     "promoting",
     "completed",
     "rolled_back",
@@ -99,3 +100,13 @@ def test_a_changed_ledger_is_named() -> None:
         fold([step("started", state), step("started", replace(state, number=2))])
     with pytest.raises(InputError, match="which was not started"):
         fold([step("advanced", moved)])
+
+
+def test_a_stall_is_said_once_a_stage() -> None:
+    """An alert every five minutes for days is read by nobody, and one that is never sent again hides the next stage's."""
+    stalled = after(rollout("5_percent"), "stalled", BEGIN)
+    assert (stalled.stalled, stalled.status, stalled.stage, stalled.share) == (True, "running", "5_percent", 0.05)
+    assert stalled.since == rollout("5_percent").since
+    assert not after(stalled, "advanced", BEGIN, to="20_percent").stalled
+    with pytest.raises(InputError, match="is paused and cannot be stalled"):
+        after(after(stalled, "paused", BEGIN), "stalled", BEGIN)
