@@ -19,7 +19,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,9 +40,12 @@ from mlops_assets.rollout.state import RolloutState, after
 TABLE = Path(__file__).with_name("rollout_drills.md")
 POLICY: RolloutPolicy = load_profile("aiwebtest").rollout
 Float = NDArray[np.float64]
+End = Literal["rolled back", "promoted", "undecided"]
+HOUR = timedelta(hours=1)
 TICK = timedelta(minutes=5)
 TICKS_AN_HOUR = 12
-DAYS = 14
+DAYS = 14.0
+METHOD = "TODO"
 # A Monday; each run starts at a random hour of the week from it, when the calendar allows.
 WEEK = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -51,7 +54,7 @@ WEEK = datetime(2026, 1, 5, tzinfo=UTC)
 class Traffic:
     """What comes, and how the champion does: rates are of requests, `alike` is the correlation of two requests of a user."""
 
-    users_an_hour: float = 400.0
+    users_an_hour: float = 1000.0
     more_requests: float = 3.0
     errors: float = 0.005
     accuracy: float = 0.95
@@ -81,6 +84,9 @@ CANDIDATES = (
     Candidate("accuracy -6 %", accuracy=0.94),
     Candidate("accuracy -15 % in webkit alone", accuracy=0.85, browser="webkit"),
 )
+
+# Traffic, and by how much fewer runs: with few users, harm at the edge of the limits takes its days.
+TRAFFICS = ((Traffic(), 1), (Traffic(users_an_hour=400.0), 10))
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,7 @@ class Rollout:
         slow = {name: served.ms > limit for name, limit in slow_thresholds(POLICY, self.state.slow_ms).items()}
         self.waiting.append((now, self._units(come, served, slow)))
         first = {"failed": served.failed[come.first], **{name: one[come.first] for name, one in slow.items()}}
-        self.guard = self.guard.updated(
-            _as_units(served.treated, self.state.share, first), POLICY, self.state.baseline
-        )
+        self.guard = self.guard.updated(_as_units(served.treated, self.state.share, first), POLICY, self.state.baseline)
         return guard_decision(self.guard.log_e, "", POLICY), int(served.treated.sum())
 
     def look(self, now: datetime) -> Decision:
@@ -204,6 +208,7 @@ class Rollout:
             agreement=1.0,
             champion_ms=p95,
             candidate_ms=p95,
+            request_ms=p95,
             labelled=len(ms),
             champion_accuracy=accuracy,
             candidate_accuracy=accuracy,
@@ -223,7 +228,7 @@ class Rollout:
         return units
 
 
-def _as_units(treated: NDArray[np.bool_], share: float, metrics: dict[str, NDArray[np.generic]]) -> list[Unit]:
+def _as_units(treated: NDArray[np.bool_], share: float, metrics: Mapping[str, NDArray[np.generic]]) -> list[Unit]:
     names = list(metrics)
     rows = zip(*(metrics[name].astype(float).tolist() for name in names), strict=True)
     return [
@@ -236,44 +241,109 @@ def _as_units(treated: NDArray[np.bool_], share: float, metrics: dict[str, NDArr
 class Outcome:
     """How a rollout ended, hours after the candidate's first user; how many users met it, of how many who came since."""
 
-    end: Literal["rolled back", "promoted", "undecided"]
+    end: End
     stage: StageName
     by: Literal["guard", "look", "check"]
     hours: float
     met: int
     users: int
+    stalled: bool = False
 
 
-def drill(candidate: Candidate, seed: int, traffic: Traffic = Traffic(), days: float = DAYS) -> Outcome:
-    """Roll a candidate out as the product does."""
+def drill(candidate: Candidate, seed: int, traffic: Traffic, days: float) -> Outcome:
+    """Roll a candidate out as the product does, from a random hour of the week on."""
     random = np.random.default_rng(seed)
     begin = next(
-        at for at in (WEEK + timedelta(hours=int(hour)) for hour in random.integers(0, 168, 99)) if not closed(POLICY.calendar, at)
+        at
+        for at in (WEEK + timedelta(hours=int(hour)) for hour in random.integers(0, 168, 99))
+        if not closed(POLICY.calendar, at)
     )
     rollout = Rollout(traffic, candidate, begun(begin))
-    met = users = 0
-    first = begin
-    now = begin
-    for tick, come in enumerate(arrivals(traffic, random), start=1):
+    met, users, first, stalled, stage = 0, 0, begin, False, rollout.state.stage
+    for tick, come in enumerate(arrivals(traffic, np.random.default_rng((seed, 1))), start=1):
         now = begin + tick * TICK
-        decision, more = rollout.serve(come, now)
-        by: Literal["guard", "look"] = "guard"
-        met += more
+        hours = (now - first) / HOUR
+        stage = rollout.state.stage
         users += len(come.draw) if rollout.state.share else 0
-        if decision is None and tick % TICKS_AN_HOUR == 0:
-            decision, by = rollout.look(now), "look"
-        hours = (now - first) / timedelta(hours=1)
-        if decision is not None and decision.action in {"rollback", "promote"}:
-            end: Literal["rolled back", "promoted"] = "rolled back" if decision.action == "rollback" else "promoted"
-            return Outcome(end, rollout.state.stage, by, hours, met, users)
-        if decision is not None and decision.action == "advance":
-            first = now if rollout.state.stage == "shadow" else first
+        decision, more = rollout.serve(come, now)
+        met += more
+        if decision is not None:
+            return Outcome("rolled back", stage, "guard", hours, met, users, stalled)
+        if tick % TICKS_AN_HOUR:
+            continue
+        decision = rollout.look(now)
+        stalled = stalled or decision.stalled
+        if decision.action in {"rollback", "promote"}:
+            end: End = "rolled back" if decision.action == "rollback" else "promoted"
+            return Outcome(end, stage, "look", hours, met, users, stalled)
+        if decision.action == "advance":
+            first = now if stage == "shadow" else first
             rollout.step(decision, now)
-        elif decision is not None and decision.action != "hold":
+        elif decision.action != "hold":
             raise RuntimeError(f"{decision.action} of {candidate.name}, seed {seed}: {'; '.join(decision.reasons)}")
-        if now - begin >= timedelta(days=days):
+        if hours >= days * 24.0:
             break
-    return Outcome("undecided", rollout.state.stage, "look", hours, met, users)
+    return Outcome("undecided", stage, "look", hours, met, users, stalled)
+
+
+def naive(candidate: Candidate, seed: int, traffic: Traffic) -> Outcome:
+    """Roll the same candidate out to the same users by the rule of the sources."""
+    met, users, tick = 0, 0, 0
+    come_by = arrivals(traffic, np.random.default_rng((seed, 1)))
+    # The hours of the shadow, in which nobody has the candidate.
+    for _ in range(round(POLICY.shadow.hours * TICKS_AN_HOUR)):
+        next(come_by)
+    before = Tally()
+    for stage, limits in POLICY.stages.items():
+        seen = Tally()
+        for _ in range(round(limits.hours * TICKS_AN_HOUR)):
+            tick += 1
+            come = next(come_by)
+            served = serve(come, STAGE_SHARES[stage], traffic, candidate)
+            seen.add(come, served)
+            met, users = met + int(served.treated.sum()), users + len(come.draw)
+            # Nobody has the champion in the last stage: what it was in the stage before.
+            if seen.failed(before if stage == "100_percent" else seen):
+                return Outcome("rolled back", stage, "check", tick / TICKS_AN_HOUR, met, users)
+        before = seen
+    return Outcome("promoted", "100_percent", "check", tick / TICKS_AN_HOUR, met, users)
+
+
+@dataclass
+class Tally:
+    """Requests of one stage so far, (champion, candidate); right or wrong is known of those an hour old."""
+
+    requests: list[int] = field(default_factory=lambda: [0, 0])
+    errors: list[int] = field(default_factory=lambda: [0, 0])
+    ms: tuple[list[Float], list[Float]] = field(default_factory=lambda: ([], []))
+    judged: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def add(self, come: Arrivals, served: Served) -> None:
+        """Count five minutes more."""
+        by_request = served.treated[come.user]
+        arms = (~by_request, by_request)
+        for arm, mine in enumerate(arms):
+            self.requests[arm] += int(mine.sum())
+            self.errors[arm] += int(served.failed[mine].sum())
+            self.ms[arm].append(served.ms[mine])
+        right = [int((~served.wrong[mine]).sum()) for mine in arms]
+        self.judged.append((int(arms[0].sum()), right[0], int(arms[1].sum()), right[1]))
+
+    def failed(self, champion: "Tally") -> bool:
+        """Whether a criterion is failed: errors above twice, 95th percentile above 1.5 times, accuracy 5 % below."""
+        if not self.requests[1] or not champion.requests[0]:
+            return False
+        ours, theirs = self.errors[1] / self.requests[1], champion.errors[0] / champion.requests[0]
+        p95 = [float(np.quantile(np.concatenate(ms), 0.95)) for ms in (self.ms[1], champion.ms[0])]
+        old = round(POLICY.outcome_delay_minutes / 60.0 * TICKS_AN_HOUR)
+        known, of_champion = (
+            np.sum(one.judged[:-old], axis=0, dtype=float) if len(one.judged) > old else None
+            for one in (self, champion)
+        )
+        less = False
+        if known is not None and of_champion is not None and known[2] and of_champion[0]:
+            less = bool(known[3] / known[2] < 0.95 * of_champion[1] / of_champion[0])
+        return ours > 2.0 * theirs or p95[0] > 1.5 * p95[1] or less
 
 
 def begun(now: datetime) -> RolloutState:
@@ -293,3 +363,76 @@ def begun(now: datetime) -> RolloutState:
         started_at=now,
         since=now,
     )
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    text = report(arguments.runs, arguments.processes)
+    sys.stdout.write(text)
+    if arguments.write:
+        TABLE.write_text(text, encoding="utf-8")
+
+
+def report(runs: int, processes: int) -> str:
+    """The tables."""
+    begin = time.monotonic()
+    lines = ["# Drills of rollouts", "", f"`python benchmarks/rollout_drills.py --runs {runs}`. {METHOD}"]
+    with multiprocessing.Pool(processes) as pool:
+        for traffic, part in TRAFFICS:
+            fewer = max(1, runs // part)
+            lines += [
+                "",
+                f"## {traffic.users_an_hour:,.0f} users an hour",
+                "",
+                f"{fewer:,} runs a row and rule.",
+                "",
+                HEAD,
+                "|" + "---|" * 2 + "---:|" * (HEAD.count("|") - 3),
+            ]
+            for candidate in CANDIDATES:
+                for rule in ("ours", "naive"):
+                    jobs = [(rule, candidate, seed, traffic) for seed in range(fewer)]
+                    lines.append(row(candidate, rule, pool.map(_job, jobs, chunksize=4)))
+                    sys.stderr.write(f"{time.monotonic() - begin:6.0f} s {lines[-1]}\n")
+    took = time.monotonic() - begin
+    lines += ["", f"{platform.machine()}, Python {platform.python_version()}; {took:.0f} s."]
+    return "\n".join(lines) + "\n"
+
+
+HEAD = (
+    "| candidate | rule | rolled back | promoted | undecided | ever stalled | found by the guard | hours: median | p95 | "
+    "users who met it: median | p95 | of all: median | p95 |"
+)
+
+
+def row(candidate: Candidate, rule: str, found: Sequence[Outcome]) -> str:
+    """One row: ends, then time and users until the end that most runs of a candidate like this should have."""
+    ends = [sum(one.end == end for one in found) / len(found) for end in ("rolled back", "promoted", "undecided")]
+    stalled = sum(one.stalled for one in found) / len(found)
+    back = [one for one in found if one.end == "rolled back"]
+    guard = f"{sum(one.by == 'guard' for one in back) / len(back):.0%}" if back and rule == "ours" else "–"
+    of_interest = [one for one in found if one.end == ("rolled back" if candidate.bad else "promoted")]
+    cells = [f"{end:.1%}" for end in ends] + [f"{stalled:.1%}" if rule == "ours" else "–", guard]
+    if not of_interest:
+        return f"| {candidate.name} | {rule} | {' | '.join(cells)} | {' | '.join('–' * 6)} |"
+    for values, form in (
+        ([one.hours for one in of_interest], "{:.1f}"),
+        ([float(one.met) for one in of_interest], "{:,.0f}"),
+        ([one.met / one.users for one in of_interest], "{:.1%}"),
+    ):
+        cells += [form.format(statistics.median(values)), form.format(float(np.quantile(values, 0.95)))]
+    return f"| {candidate.name} | {rule} | {' | '.join(cells)} |"
+
+
+def _job(job: tuple[str, Candidate, int, Traffic]) -> Outcome:
+    rule, candidate, seed, traffic = job
+    return drill(candidate, seed, traffic, DAYS) if rule == "ours" else naive(candidate, seed, traffic)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Users of a look as batches to bet on. The evidence itself is `sequential.py`'s."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mlops_assets.experiments.sequential import Batch, Outcomes
 from mlops_assets.experiments.units import Unit
@@ -32,3 +32,26 @@ def batches(units: Sequence[Unit], metric: str) -> Iterator[tuple[float, Batch]]
             arms[unit.treatment].append(outcome)
         for (traffic_share, share), (control, treatment) in sorted(values.items()):
             yield traffic_share, Batch(share, Outcomes.of(control), Outcomes.of(treatment))
+
+
+class Batches:
+    """Users of a look at one traffic share, their batches made once for all tests of a metric."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = units
+        self._of: dict[str, list[Batch]] = {}
+
+    def of(self, metric: str) -> Sequence[Batch]:
+        """Return the batches of the users with this metric."""
+        found = self._of.get(metric)
+        if found is None:
+            found = self._of[metric] = [batch for _, batch in batches(self._units, metric)]
+        return found
+
+
+def by_traffic_share(units: Sequence[Unit]) -> Mapping[float, Batches]:
+    """Return a look's users by traffic share, the smaller first."""
+    found: dict[float, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(unit.treatment_share, []).append(unit)
+    return {share: Batches(found[share]) for share in sorted(found)}
