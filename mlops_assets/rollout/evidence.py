@@ -214,7 +214,7 @@ def _opposite(
     if not limit.fixed:
         return limit, None
     if baseline is None or name == "floor":
-        return limit, policy.accuracy_effect / 2.0
+        return limit, policy.accuracy_effect
     return limit, max(limit.delta - rate_of(name, baseline).mean, _SMALLEST_DISTANCE)
 
 
