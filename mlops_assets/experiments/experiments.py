@@ -204,12 +204,15 @@ def all_experiments(engine: Engine) -> list[Experiment]:
 
 def unfinished_experiments(engine: Engine) -> Mapping[str, Experiment]:
     """Return the running or paused experiment of each agent that has one."""
-    return {one.agent: one for one in all_experiments(engine) if one.status != "stopped"}
+    with read_transaction(engine) as session:
+        query = select(ExperimentRecord).where(ExperimentRecord.status != "stopped")
+        return {record.agent: _experiment(record) for record in session.scalars(query)}
 
 
 def _require_no_rollout(session: Session, agent: str) -> None:
-    query = select(RolloutEvent).where(RolloutEvent.agent == agent).order_by(RolloutEvent.number.desc()).limit(1)
-    newest = session.scalars(query).one_or_none()
+    model_name = agent_spec(agent).registered_model
+    query = select(RolloutEvent).where(RolloutEvent.model_name == model_name).order_by(RolloutEvent.number.desc())
+    newest = session.scalars(query.limit(1)).one_or_none()
     if newest is not None and newest.active:
         raise NotReadyError(
             f"agent {agent!r} has the rollout {newest.rollout} under way, which would share its users with an experiment; "

@@ -383,8 +383,6 @@ class ModelRegistry(ModelCatalogue):
                 require_stage(record, "Archived")
                 if self._points(PREVIOUS, record):
                     raise PermanentError(f"{model_name} {record.semver} is kept: it is the version to roll back to")
-            for alias in (CHALLENGER, CANDIDATE):
-                self._leave_alias(alias, record)
             # What is shown beside an archived version is why it left.
             self._move(record, stage, **({"rollback_reason": rollback_reason} if rollback_reason else {}))
             self._audit(session, event, record, user, {"reason": reason})
@@ -400,6 +398,10 @@ class ModelRegistry(ModelCatalogue):
         return version_record(session, model_name, former[-1])
 
     def _move(self, record: ModelVersionRecord, stage: Stage, **tags: str) -> None:
+        if stage in {"Archived", "Deleted"}:
+            # Also a champion that leaves: with the alias of its rollout, servers would go on with it.
+            for alias in (CHALLENGER, CANDIDATE):
+                self._leave_alias(alias, record)
         self._store.set_tags(record.model_name, mlflow_number(record), {**tags, STAGE_TAG: stage})
         record.stage = stage
         record.updated_at = self._clock.now()

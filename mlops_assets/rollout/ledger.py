@@ -116,12 +116,12 @@ def newest_states(engine: Engine) -> list[RolloutState]:
         .group_by(RolloutEvent.model_name)
         .subquery()
     )
-    query = select(RolloutEvent).join(
+    # Not the whole step: every server asks all the time, and a step's evidence is long.
+    query = select(RolloutEvent.state).join(
         newest, (RolloutEvent.model_name == newest.c.model_name) & (RolloutEvent.number == newest.c.number)
     )
     with read_transaction(engine) as session:
-        events = session.scalars(query.order_by(RolloutEvent.model_name)).all()
-    return [RolloutState.from_document(event.state) for event in events]
+        return [RolloutState.from_document(state) for state in session.scalars(query.order_by(RolloutEvent.model_name))]
 
 
 def splits(engine: Engine) -> dict[str, Experiment]:

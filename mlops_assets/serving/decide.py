@@ -15,9 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.experiments.assignment import CONTROL
 from mlops_assets.experiments.experiments import Experiment
-from mlops_assets.experiments.segments import EVERYBODY
 from mlops_assets.features.vector import column_name
 from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.errors import NotReadyError
@@ -25,10 +23,10 @@ from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.requests import DecisionRequest
+from mlops_assets.serving.routing import route
 from mlops_assets.serving.treatments import BoundedCalls
 
 Channel = Literal["http", "stream"]
-Fallback = Literal["failed", "absent"]
 Features = Mapping[str, NDArray[Any]]
 _RANDOM_BYTES = 10
 
@@ -121,28 +119,9 @@ class Decider:
         champion = models.get(spec.name, CHAMPION)
         if champion is None:
             raise NotReadyError(f"{spec.registered_model} has no champion yet; run the job model_lifecycle first")
-        experiment = _in_force(models, champion, experiment)
-        user = _user_of(request, experiment)
-        counted = (
-            experiment is not None
-            and experiment.status == "running"
-            and user is not None
-            and (experiment.segment is EVERYBODY or experiment.segment.has(vars(request), vars(request.context)))
-        )
-        variant = experiment.variant(user) if counted and experiment and user else CONTROL
-        # Without a treatment's model both arms get the champion: such decisions say nothing of it.
-        compared = experiment is not None and _compared(models, experiment)
-        alias, model = CHAMPION, champion
-        fallback: Fallback | None = None
-        failure = None
-        if variant != CONTROL and experiment is not None:
-            wanted = experiment.treatments[variant].alias
-            treatment = _treatment(models, experiment, wanted)
-            if treatment is not None:
-                alias, model = wanted, treatment
-            else:
-                # In the treatment's arm, but not by its model: analyses have to tell these apart.
-                fallback = "absent"
+        prediction_id = prediction_id or new_prediction_id(now)
+        way = route(request, models, champion, experiment, prediction_id)
+        alias, model, fallback, failure = way.alias, way.model, way.fallback, None
         context = np.array([request.context_values], dtype=np.float32)
         given = absent_features(spec, 1) if features is None else features
         try:
@@ -156,7 +135,7 @@ class Decider:
             vector, missing, q_values, cached = self._evaluate(model, context, request.text, given)
         action, propensity, explored = self._act(q_values)
         row = {
-            "prediction_id": prediction_id or new_prediction_id(now),
+            "prediction_id": prediction_id,
             "event_time": now,
             "agent": spec.name,
             "agent_id": request.agent_id,
@@ -171,11 +150,11 @@ class Decider:
             "model_name": spec.registered_model,
             "model_version": model.semver,
             "model_alias": alias,
-            "experiment": experiment.name if counted and experiment else None,
-            "variant": variant,
-            "treatment_share": sum(experiment.shares.values()) if counted and compared and experiment else None,
-            "arms": _arms(models, champion, experiment) if counted and compared and experiment else None,
-            "user_hash": None if user is None else self._pseudonym(user),
+            "experiment": way.experiment,
+            "variant": way.variant,
+            "treatment_share": way.treatment_share,
+            "arms": way.arms,
+            "user_hash": None if way.user is None else self._pseudonym(way.user),
             "state": vector.tobytes(),
             "missing_features": missing,
             "q_values": q_values.tolist(),
@@ -218,6 +197,11 @@ class Decider:
         if known is not None:
             return vector, missing, known, True
         q_values = model.policy.q_values(states.values)[0]
+        if len(q_values) != len(model.spec.actions):
+            raise ArithmeticError(
+                f"{model.spec.registered_model} {model.semver} gave {len(q_values)} Q-values for "
+                f"{len(model.spec.actions)} actions"
+            )
         if not np.isfinite(q_values).all():
             raise ArithmeticError(f"{model.spec.registered_model} {model.semver} gave Q-values that are not finite")
         self.cache.put(key, q_values, now)
@@ -231,46 +215,3 @@ class Decider:
             chosen = min(int(self._uniform() * actions), actions - 1)
         propensity = self.epsilon / actions + (1.0 - self.epsilon if chosen == greedy else 0.0)
         return chosen, propensity, chosen != greedy
-
-
-def _in_force(models: ServedModels, champion: ServedModel, experiment: Experiment | None) -> Experiment | None:
-    """The split, unless the rollout that it is of has ended in this very picture of the registry.
-
-    Between the ledger's last step and the aliases' there is no moment in which users go back to the champion before.
-    """
-    if experiment is None or experiment.treatment_version is None:
-        return experiment
-    if champion.semver == experiment.treatment_version:
-        return None
-    gone = models.get(experiment.agent, experiment.treatment_alias) is None
-    return None if experiment.completed and gone else experiment
-
-
-def _user_of(request: DecisionRequest, experiment: Experiment | None) -> str | None:
-    """Whom a split goes by: the user; in a rollout, who names none is taken for the test that is asked about."""
-    if request.user_id is not None or experiment is None or not experiment.splits_anonymous:
-        return request.user_id
-    # No user is called so: ids have no control characters.
-    return f"test\0{request.test_id}"
-
-
-def _treatment(models: ServedModels, experiment: Experiment, alias: str) -> ServedModel | None:
-    """The version behind a treatment's alias; a rollout's is no other than its candidate."""
-    found = models.get(experiment.agent, alias)
-    expected = experiment.treatment_version
-    return None if found is not None and expected is not None and found.semver != expected else found
-
-
-def _compared(models: ServedModels, experiment: Experiment) -> bool:
-    """Whether a treatment is there, and each that has users."""
-    there = {one: _treatment(models, experiment, one.alias) is not None for one in experiment.treatments.values()}
-    return any(there.values()) and all(found or one.share == 0.0 for one, found in there.items())
-
-
-def _arms(models: ServedModels, champion: ServedModel, experiment: Experiment) -> dict[str, Any]:
-    """What stood behind each arm at this decision, and at which shares: an alias may move while the experiment runs."""
-    served = {
-        arm: _treatment(models, experiment, one.alias) for arm, one in experiment.treatments.items() if one.share > 0.0
-    }
-    versions = {arm: model.semver for arm, model in served.items() if model is not None}
-    return {"versions": {CONTROL: champion.semver, **versions}, "shares": experiment.shares}

@@ -185,24 +185,11 @@ class ServingRuntime:
             )
         self.log.append([decision.row for decision in decisions])
         for decision in decisions:
-            self._account(decision, models)
+            self.account(decision, models)
         return decisions
 
-    def stop(self) -> None:
-        """Stop all threads; every answer that was given is in the journal or the database afterwards."""
-        # The log before all that may have to be waited for: a supervisor's patience ends with SIGKILL.
-        self.shadows.stop()
-        self.log.stop()
-        self.treatments.stop()
-        self.features.stop()
-        self.registry.stop()
-        self.database_poll.stop()
-        self._guard_poll.stop()
-        self._figures_poll.stop()
-        self.engine.dispose()
-        self.readers.dispose()
-
-    def _account(self, decision: Decision, models: ServedModels) -> None:
+    def account(self, decision: Decision, models: ServedModels) -> None:
+        """Count an answer that is logged, and ask the shadows what was asked."""
         row = decision.row
         self.metrics.answered(row, decision.vector)
         self.answers += 1
@@ -222,6 +209,20 @@ class ServingRuntime:
                 for model in _shadows(models, decision)
             ]
         )
+
+    def stop(self) -> None:
+        """Stop all threads; every answer that was given is in the journal or the database afterwards."""
+        # The log before all that may have to be waited for: a supervisor's patience ends with SIGKILL.
+        self.shadows.stop()
+        self.log.stop()
+        self.treatments.stop()
+        self.features.stop()
+        self.registry.stop()
+        self.database_poll.stop()
+        self._guard_poll.stop()
+        self._figures_poll.stop()
+        self.engine.dispose()
+        self.readers.dispose()
 
     async def _features(self, requests: Sequence[DecisionRequest], now: datetime) -> list[Features | None]:
         if len(requests) == 1:
@@ -285,6 +286,13 @@ class ServingRuntime:
             "1 while answers go out without online features.",
             lambda: {(): float(breaker.state(time.monotonic()) != "closed")},
         )
+        gauge(
+            "ml_treatment_breaker_open",
+            "1 while a version on trial is not asked, since it was late.",
+            lambda: {key: float(state != "closed") for key, state in self.treatments.states().items()},
+            "model",
+            "model_version",
+        )
         gauge("ml_model_served", "Versions in service.", self._served, "agent", "alias", "model_version")
 
     def _served(self) -> Mapping[tuple[str, ...], float]:
@@ -293,17 +301,16 @@ class ServingRuntime:
 
 
 def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
-    """Versions behind other aliases than the champion's that did not answer.
+    """Versions behind other aliases than the champion's that did not answer, each once.
 
     While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes.
     """
-    agent, champion = decision.row["agent"], models.get(decision.row["agent"], CHAMPION)
-    found = {
-        model.key: model
-        for alias in SERVED_ALIASES
-        if alias != CHAMPION and (model := models.get(agent, alias)) is not None
-    }
-    asked = [model for model in found.values() if model.key != decision.model.key and model is not champion]
+    agent, answered = decision.row["agent"], decision.model.key
+    behind = [model for alias in SERVED_ALIASES if (model := models.get(agent, alias)) is not None]
+    found = {model.key: model for model in behind}
+    champion = models.get(agent, CHAMPION)
+    apart = {answered} if champion is None else {answered, champion.key}
+    asked = [model for key, model in found.items() if key not in apart]
     in_shadow = decision.row["treatment_share"] == 0.0
     return [*asked, champion] if in_shadow and champion is not None else asked
 

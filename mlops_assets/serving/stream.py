@@ -31,7 +31,6 @@ from mlops_assets.serving.stream_metrics import StreamMetrics
 DONE, REFUSED = 0, 2
 # Loading three models and Feast takes some seconds; what is not there by then is waited for message by message.
 _START_SECONDS = 60.0
-_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
@@ -74,11 +73,7 @@ def consumer_of(
         return runtime.experiments
 
     def decided(decision: Decision) -> None:
-        runtime.metrics.answered(decision.row, decision.vector)
-        if decision.failure is not None:
-            _log.error(
-                "the champion answered %s for a failed candidate: %s", decision.row["prediction_id"], decision.failure
-            )
+        runtime.account(decision, runtime.registry.models)
 
     metrics = metrics or StreamMetrics(runtime.metrics.registry, stream.lag)
     return StreamConsumer(
