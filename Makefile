@@ -81,6 +81,8 @@ bench: install ## every benchmark; the result tables are in benchmarks/
 	$(BIN)/python benchmarks/data.py --write
 	$(BIN)/python benchmarks/batch.py --write
 	$(BIN)/python benchmarks/serving.py --write
+	$(BIN)/python benchmarks/rollout_statistics.py --write
+	$(BIN)/python benchmarks/rollout_drills.py --write
 
 clean: ## remove everything that was made here, also the data
 	rm -rf .mlops $(VENV) $(VENV)-dvc

@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from mlops_assets.experiments.bets import bets
 from mlops_assets.experiments.frequentist import required_sample_size
-from mlops_assets.experiments.sequential import LOWEST_PARTS, Evidence, Limit, bets
+from mlops_assets.experiments.sequential import LOWEST_PARTS, Evidence, Limit
 
 TABLE = Path(__file__).with_name("rollout_statistics.md")
 HOURS, LOOKS_AN_HOUR = 66, 12

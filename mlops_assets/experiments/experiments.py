@@ -27,6 +27,8 @@ CREATED, CHANGED = "experiment_created", "experiment_changed"
 # What servers load beside the champion.
 TREATMENT_ALIASES = (CHALLENGER, "shadow")
 _NAME_LENGTH = 100
+# Rollouts count their users under names of their own, in the same log.
+_ROLLOUTS = "rollout-"
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def create_experiment(
     Users outside `segment` get the control and are not counted. `more` are treatments beside the first.
 
     Raises:
-        InputError: the name is taken or too long, a share is no share, the shares add up to more than 1, no server follows
-            an alias or two treatments have the same, or the agent has an experiment already.
+        InputError: the name is taken, too long or a rollout's, a share is no share, the shares add up to more than 1, no
+            server follows an alias or two treatments have the same, or the agent has an experiment already.
         NotReadyError: the agent has a rollout under way.
         SettingsError: no such agent.
     """
@@ -111,6 +113,10 @@ def create_experiment(
     _require_aliases([one.alias for one in treatments])
     if not name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
         raise InputError(f"an experiment cannot be called {name!r}; take 1 to {_NAME_LENGTH} printable characters")
+    if name.startswith(_ROLLOUTS):
+        raise InputError(
+            f"the experiment cannot be called {name!r}: names that begin with {_ROLLOUTS!r} are those of rollouts"
+        )
     _require_shares(treatments)
     record = ExperimentRecord(
         name=name,

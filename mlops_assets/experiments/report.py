@@ -16,7 +16,8 @@ from mlops_assets.experiments.bayes import Posterior
 from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
 from mlops_assets.experiments.frequentist import MeanComparison
-from mlops_assets.experiments.units import MetricScale, first_design, served_versions, take_look
+from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.units import first_design, served_versions, take_look
 from mlops_assets.experiments.versions import Versions
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.database import read_transaction

@@ -9,11 +9,10 @@ Units are stored at the look at which their window and the outcomes' delay are o
 was found stays what it was, however late outcomes come.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 from sqlalchemy import Engine, select
@@ -21,48 +20,34 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
+from mlops_assets.experiments.decisions import KEYS_A_QUERY, decisions, metrics_before
+from mlops_assets.experiments.metrics import MetricScale, first_windows
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.profiles import AbTestDesign
-from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit, OutcomeRecord, PredictionRecord
-
-_KEYS_A_QUERY = 5_000
-
-
-@dataclass(frozen=True)
-class MetricScale:
-    """What metrics are measured by: the reward's bounds, and from which latency on a request is slow, by metric.
-
-    `slices`: columns of the prediction log for each of whose values there is a metric of wrong decisions, such as
-    `wrong[browser=webkit]`.
-    """
-
-    reward_low: float
-    reward_high: float
-    slow_ms: Mapping[str, float]
-    slices: tuple[str, ...] = ()
+from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
 
 
 class LookDesign(Protocol):
-    """When a user's outcomes are complete; a look is stored with the design by which it was taken."""
+    """How users are looked at: an experiment's design, or a rollout's; `model_dump` is kept with each look."""
 
     @property
     def user_window_minutes(self) -> float:
-        """How long a user's decisions are counted from the first one on."""
+        """How long a user's first window is."""
         ...
 
     @property
     def outcome_delay_minutes(self) -> float:
-        """How long outcomes are waited for after that."""
+        """How long outcomes are waited for after it."""
         ...
 
     @property
     def pre_period_days(self) -> float:
-        """How long before the experiment users' metrics are of interest; 0: not at all."""
+        """How far back before the experiment a user's metrics are taken, 0 for not at all."""
         ...
 
-    def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]:
-        """Return it as JSON values."""
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return it as JSON values, in the mode `json`."""
         ...
 
 
@@ -98,11 +83,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Look:
-    """One look, and the users that it added."""
+    """One look, the users that it added, and what was kept of its design."""
 
     number: int
     cutoff: datetime
     units: tuple[Unit, ...]
+    design: Mapping[str, Any] = field(default_factory=dict)
 
 
 def take_look(engine: Engine, experiment: str, design: LookDesign, scale: MetricScale, *, now: datetime) -> int:
@@ -117,10 +103,11 @@ def take_look(engine: Engine, experiment: str, design: LookDesign, scale: Metric
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        decisions = _decisions(session, experiment, begin, cutoff + window, scale.slices)
-        found, versions = pin(decisions, versions, cutoff)
+        found, versions = pin(decisions(session, experiment, begin, cutoff + window, scale.slices), versions, cutoff)
+        # While nobody has the treatment, nobody is an observation.
+        found = found[found["treatment_share"] > 0.0]
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
-        before = _before(session, experiment, [row["user_hash"] for row in rows], design, scale)
+        before = metrics_before(session, experiment, [row["user_hash"] for row in rows], design.pre_period_days, scale)
         rows = [{**row, "before": before.get(row["user_hash"])} for row in rows]
     try:
         with transaction(engine) as session:
@@ -173,7 +160,7 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
     first = 0 if after is None else after + 1
     with read_transaction(engine) as session:
         looks = session.execute(
-            select(ExperimentLook.look, ExperimentLook.cutoff)
+            select(ExperimentLook.look, ExperimentLook.cutoff, ExperimentLook.design)
             .where(ExperimentLook.experiment == experiment, ExperimentLook.look >= first)
             .order_by(ExperimentLook.look)
         ).all()
@@ -194,36 +181,7 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
                 one.before,
             )
             units.setdefault(one.look, []).append(found)
-    return [Look(one.look, one.cutoff, tuple(units.get(one.look, ()))) for one in looks]
-
-
-def _decisions(
-    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
-) -> pd.DataFrame:
-    prediction, outcome = PredictionRecord, OutcomeRecord
-    query = (
-        select(
-            prediction.user_hash,
-            prediction.event_time,
-            prediction.variant,
-            prediction.treatment_share,
-            prediction.action,
-            prediction.fallback,
-            prediction.latency_ms,
-            prediction.arms,
-            outcome.reward,
-            outcome.best_action,
-            *(getattr(prediction, column) for column in slices),
-        )
-        .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
-        .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
-        .order_by(prediction.event_time, prediction.prediction_id)
-    )
-    if begin is not None:
-        query = query.where(prediction.event_time > begin)
-    rows = session.execute(query).all()
-    frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
-    return frame[frame["treatment_share"].notna()] if len(frame) else frame
+    return [Look(one.look, one.cutoff, tuple(units.get(one.look, ())), one.design) for one in looks]
 
 
 def _units(
@@ -236,7 +194,7 @@ def _units(
     number: int,
 ) -> Iterator[dict[str, Any]]:
     known = _known(session, experiment, list(dict.fromkeys(found["user_hash"])))
-    for user, variant, shares, outcomes in _first_windows(found, cutoff, window, scale):
+    for user, variant, shares, outcomes in first_windows(found, cutoff, window, scale):
         earlier = known.setdefault(user, _Earlier())
         possible = {} if earlier.treated else chances(shares, earlier.shares)
         draws = {arm: chance for arm, chance in possible.items() if variant in {CONTROL, arm}}
@@ -254,48 +212,6 @@ def _units(
             }
 
 
-def _first_windows(
-    found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
-) -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
-    """(user, arm, traffic shares, metrics) of the windows that began up to the cutoff, in the order of their begin.
-
-    A metric without an observation is left out, not zero.
-    """
-    by = [found["user_hash"], found["treatment_share"]]
-    first = found.groupby(by, sort=False)[["event_time", "variant"]].transform("first")
-    inside = (first["event_time"] <= cutoff) & (found["event_time"] < first["event_time"] + window)
-    rows = found[inside & (found["variant"] == first["variant"])]
-    observed = _observed(rows, scale)
-    groups = [rows["user_hash"], rows["treatment_share"]]
-    means = observed.groupby(groups, sort=False).mean()
-    firsts = rows.groupby(groups, sort=False)[["variant", "arms"]].first()
-    for (user, share), variant, arms, values in zip(
-        means.index, firsts["variant"], firsts["arms"], means.to_dict("records"), strict=True
-    ):
-        metrics = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
-        shares = arms["shares"] if isinstance(arms, dict) else {TREATMENT: float(share)}
-        yield str(user), str(variant), shares, metrics
-
-
-def _observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
-    """The metrics of each decision; NaN without an observation."""
-    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
-    wrong = (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna())
-    return pd.DataFrame(
-        {
-            "failed": (rows["fallback"] == "failed").astype(float),
-            **{metric: (rows["latency_ms"] > ms).astype(float) for metric, ms in scale.slow_ms.items()},
-            "wrong": wrong,
-            "loss": lost.astype(float).clip(0.0, 1.0),
-            **{
-                f"wrong[{column}={value}]": wrong.where(rows[column] == value)
-                for column in scale.slices
-                for value in sorted(rows[column].unique())
-            },
-        }
-    )
-
-
 @dataclass
 class _Earlier:
     """A user's arms before: whether one was a treatment, and the largest shares at which there was an observation."""
@@ -311,49 +227,11 @@ class _Earlier:
 def _known(session: Session, experiment: str, users: Sequence[str]) -> dict[str, _Earlier]:
     unit = ExperimentUnit
     known: dict[str, _Earlier] = {}
-    for begin in range(0, len(users), _KEYS_A_QUERY):
+    for begin in range(0, len(users), KEYS_A_QUERY):
         query = select(unit.user_hash, unit.treatment_share, unit.treatment, unit.arms).where(
-            unit.experiment == experiment, unit.user_hash.in_(users[begin : begin + _KEYS_A_QUERY])
+            unit.experiment == experiment, unit.user_hash.in_(users[begin : begin + KEYS_A_QUERY])
         )
         for user, share, treated, arms in session.execute(query):
             shares, variant = ({TREATMENT: share}, TREATMENT) if arms is None else (arms["shares"], arms["variant"])
             known.setdefault(user, _Earlier()).was_in(variant if treated else CONTROL, shares)
     return known
-
-
-def _before(
-    session: Session, experiment: str, users: Sequence[str], design: LookDesign, scale: MetricScale
-) -> dict[str, dict[str, float]]:
-    """Metrics of users in the days before the experiment's first decision, of those who were there."""
-    if not (users and design.pre_period_days):
-        return {}
-    prediction, outcome = PredictionRecord, OutcomeRecord
-    first = session.execute(
-        select(prediction.agent, prediction.event_time)
-        .where(prediction.experiment == experiment)
-        .order_by(prediction.event_time)
-        .limit(1)
-    ).one()
-    begin = first.event_time - timedelta(days=design.pre_period_days)
-    columns = (
-        prediction.user_hash, prediction.agent, prediction.action, prediction.fallback, prediction.latency_ms,
-        outcome.reward, outcome.best_action,
-    )  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
-    for start in range(0, len(users), _KEYS_A_QUERY):
-        query = (
-            select(*columns)
-            .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
-            .where(
-                prediction.user_hash.in_(users[start : start + _KEYS_A_QUERY]),
-                prediction.event_time >= begin,
-                prediction.event_time < first.event_time,
-            )
-        )
-        frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
-        # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
-        rows = frame[frame["agent"] == first.agent]
-        means = _observed(rows, replace(scale, slices=())).groupby(rows["user_hash"]).mean()
-        for user, values in zip(means.index, means.to_dict("records"), strict=True):
-            found[str(user)] = {str(name): float(value) for name, value in values.items() if not math.isnan(value)}
-    return found

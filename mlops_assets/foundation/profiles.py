@@ -317,11 +317,6 @@ class RolloutPolicy(_Section):
         return self
 
     @property
-    def pre_period_days(self) -> float:
-        """A rollout compares its users with nothing from before it."""
-        return 0.0
-
-    @property
     def highest_floor(self) -> float:
         """The strictest stage's accuracy."""
         return max(stage.min_accuracy for stage in self.stages.values())

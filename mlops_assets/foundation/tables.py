@@ -412,7 +412,7 @@ class RolloutEvent(Base):
 class RolloutEffect(Base):
     """The outbox: what a step of a rollout has yet to do outside of this database, or has done at `done_at`.
 
-    `problem` says why the last of `attempts` tries failed.
+    `problem` says why the last of `attempts` tries failed, or why there was nothing to do.
     """
 
     __tablename__ = "rollout_effect"

@@ -5,15 +5,16 @@ refuted: each by itself, since all have to be.
 """
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mlops_assets.experiments.batches import batches
+from mlops_assets.experiments.batches import Batches, by_traffic_share
 from mlops_assets.experiments.sequential import Evidence, Limit
 from mlops_assets.experiments.srm import Assigned, check_split
 from mlops_assets.experiments.units import Unit
-from mlops_assets.foundation.profiles import RolloutPolicy, StageLimits, StageName
+from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
 from mlops_assets.rollout.advance import Criterion, StageFindings
 from mlops_assets.rollout.harm import Harm, evidence_from
 from mlops_assets.rollout.limits import (
@@ -47,7 +48,7 @@ class Moments:
 
     def plus(self, values: Sequence[float]) -> "Moments":
         """Return them with more observations."""
-        squares = math.fsum(value * value for value in values)
+        squares = math.fsum(map(operator.mul, values, values))
         return Moments(self.count + len(values), self.total + math.fsum(values), self.squares + squares)
 
     @property
@@ -103,10 +104,11 @@ class RolloutEvidence:
         """
         present = [unit for unit in units if STAGE_OF.get(unit.treatment_share) == self.stage]
         treated = sum(unit.treatment for unit in present)
+        looked = by_traffic_share(units)
         return replace(
             self,
-            harm=self.harm.updated(units, policy, baseline),
-            kept=self._kept(present, policy, baseline),
+            harm=self.harm.updated(units, policy, baseline, looked),
+            kept=self._kept(looked.get(STAGE_SHARES[self.stage]), policy, baseline),
             control=_plus(self.control, [unit for unit in present if not unit.treatment]),
             treatment=_plus(self.treatment, [unit for unit in present if unit.treatment]),
             champion=_plus(self.champion, [unit for unit in units if not unit.treatment]),
@@ -157,9 +159,9 @@ class RolloutEvidence:
         )
 
     def _kept(
-        self, present: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None
+        self, present: Batches | None, policy: RolloutPolicy, baseline: Baseline | None
     ) -> Mapping[str, Evidence]:
-        if self.stage == "shadow" or not present:
+        if self.stage == "shadow" or present is None:
             return self.kept
         limits, kept = policy.stages[self.stage], dict(self.kept)
         for name in NAMES:
@@ -167,7 +169,7 @@ class RolloutEvidence:
             evidence = kept.get(name) or Evidence(
                 limit, effect, relative=False, sizes=_KEPT_SIZES, weights=_KEPT_WEIGHTS
             )
-            for _, batch in batches(present, metric_of(name, limits)):
+            for batch in present.of(metric_of(name, limits)):
                 if batch.share < 1.0 or limit.fixed:
                     evidence = evidence.updated(batch)
             kept[name] = evidence
@@ -212,13 +214,15 @@ def _opposite(
     if not limit.fixed:
         return limit, None
     if baseline is None or name == "floor":
-        return limit, policy.accuracy_effect / 2.0
+        return limit, policy.accuracy_effect
     return limit, max(limit.delta - rate_of(name, baseline).mean, _SMALLEST_DISTANCE)
 
 
 def _plus(known: Arm, units: Sequence[Unit]) -> Arm:
     found = dict(known)
-    for metric in {metric for unit in units for metric in unit.outcomes if not metric.startswith("wrong[")}:
+    for metric in sorted(set().union(*(unit.outcomes for unit in units))):
+        if metric.startswith("wrong["):
+            continue
         values = [unit.outcomes[metric] for unit in units if metric in unit.outcomes]
         found[metric] = found.get(metric, Moments()).plus(values)
     return found

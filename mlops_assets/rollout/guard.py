@@ -1,8 +1,9 @@
 """The servers' guard: harm in errors and latency, found in answers as they come, and acted on by the same pure decision.
 
 Every server process runs one; of those that have read the same answers, one writes. What it counts is each user's first
-answer at the present traffic share. Answers that reach the database later than it reads are lost to it, not to the looks
-at users' outcomes, which are the other half of the error budget.
+answer at the present traffic share. Answers that reach the database later than it reads are lost to it (those of a server
+whose clock is behind another's, of a batch that took long, of a journal), not to the looks at users' outcomes, which are
+the other half of the error budget.
 """
 
 import logging
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, case, func, or_, select, update
+from sqlalchemy import Engine, Row, and_, case, false, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -31,7 +32,10 @@ from mlops_assets.rollout.state import RolloutState, after
 # The log reaches the database some 100 ms after the answer.
 _LAG_SECONDS = 0.5
 # Answers that are read at a time: a server's other threads wait while they are judged.
-_ROWS = 2_000
+_ROWS = 1_000
+# Without answers at the present share, the cursor follows at a distance: what it has to pass (the whole shadow stage, at
+# first) is read once, not at every poll.
+_IDLE_SECONDS = 30.0
 _NOTHING = Harm(names=("errors", "latency"), sliced=False)
 _log = logging.getLogger(__name__)
 
@@ -67,27 +71,40 @@ class RolloutGuard:
 
         Raises:
             StorageError: the operational database does not answer; nothing was counted.
+            Exception: whatever the first rollout that could not be watched met, after all others were.
         """
         states = [state for state in newest_states(self._engine) if state.active and state.share > 0.0]
-        self._policies = {state.name: self._policy(state) for state in states}
+        self._policies = {state.name: self._policies[state.name] for state in states if state.name in self._policies}
+        problems: list[Exception] = []
         for state in states:
-            policy = self._policies[state.name]
-            self._judge(state, self._read(state, policy), policy)
+            try:
+                policy = self._policy(state)
+                self._judge(state, self._read(state, policy), policy)
+            except Exception as error:  # noqa: BLE001 - what one rollout meets must not leave the others unwatched
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def _policy(self, state: RolloutState) -> RolloutPolicy:
-        return self._policies.get(state.name) or pinned_policy(self._engine, state.name, self._live)
+        if state.name not in self._policies:
+            self._policies[state.name] = pinned_policy(self._engine, state.name, self._live)
+        return self._policies[state.name]
 
     def _read(self, state: RolloutState, policy: RolloutPolicy) -> Harm:
-        until = self._served.now() - timedelta(seconds=_LAG_SECONDS * self._served.speed)
+        until = self._served.now() - self._served.speed * timedelta(seconds=_LAG_SECONDS)
+        idle = self._served.speed * timedelta(seconds=_IDLE_SECONDS)
         with read_transaction(self._engine) as session:
             watch = _watch_of(session, state.name)
             rows = _answers(session, state, watch.read_to, until)
-            if not rows:
-                return watch.harm
-            units = _units(session, state, rows, watch.read_to, policy)
-        found = _Watch(watch.version + 1, rows[-1].event_time, watch.harm.updated(units, policy, state.baseline))
+            units = _units(session, state, rows, watch.read_to, policy) if rows else []
+        if rows:
+            read_to, harm = rows[-1].event_time, watch.harm.updated(units, policy, state.baseline)
+        elif watch.read_to is None or until - watch.read_to > 2 * idle:
+            read_to, harm = until - idle, watch.harm
+        else:
+            return watch.harm
         # Another server was faster: what it has found is read the next time.
-        return found.harm if _write(self._engine, state.name, found) else watch.harm
+        return harm if _write(self._engine, state.name, _Watch(watch.version + 1, read_to, harm)) else watch.harm
 
     def _judge(self, state: RolloutState, harm: Harm, policy: RolloutPolicy) -> None:
         decision = guard_decision(harm.log_e, harm.words(policy), policy)
@@ -99,7 +116,7 @@ class RolloutGuard:
             state=after(state, "rolled_back", now),
             reasons=decision.reasons,
             user=SERVICE,
-            evidence={"guard": {"users": harm.counted, "log_e_harm": harm.log_e}},
+            evidence={"guard": _numbers(harm)},
             expected=state.number,
         )
         try:
@@ -114,6 +131,19 @@ def watched_harm(engine: Engine, rollout: str) -> Harm:
     """Return what the servers' guard has found so far."""
     with read_transaction(engine) as session:
         return _watch_of(session, rollout).harm
+
+
+def _numbers(harm: Harm) -> dict[str, Any]:
+    """What the ledger keeps of the evidence: users and, by limit, (users, sum of outcomes) of both arms."""
+    tests = {
+        name: {
+            "log_e": test.log_e,
+            "control": [test.control_users, test.control_sum],
+            "treatment": [test.treatment_users, test.treatment_sum],
+        }
+        for name, test in harm.tests.items()
+    }
+    return {"users": harm.counted, "log_e_harm": harm.log_e, "tests": tests}
 
 
 def _watch_of(session: Session, rollout: str) -> _Watch:
@@ -152,14 +182,12 @@ def _units(
     slow = {} if state.slow_ms is None else slow_thresholds(policy, state.slow_ms)
     first = {row.user_hash: row for row in reversed(rows)}
     known = _known(session, state, list(first), begin, rows[-1].event_time)
+    drawn = {share: _chance(state.share, share) for share in {0.0, *(earlier.share for earlier in known.values())}}
     units = []
     for user in dict.fromkeys(row.user_hash for row in rows):
         earlier = known.get(user, _Earlier())
-        if earlier.here or earlier.treated:
-            continue
-        before = {TREATMENT: earlier.share} if earlier.share else {}
-        chance = chances({TREATMENT: state.share}, before).get(TREATMENT)
-        if chance is None:
+        chance = drawn[earlier.share]
+        if earlier.here or earlier.treated or chance is None:
             continue
         row = first[user]
         outcomes = {
@@ -168,6 +196,11 @@ def _units(
         }
         units.append(Unit(0, row.variant != CONTROL, chance, outcomes, state.share))
     return units
+
+
+def _chance(share: float, before: float) -> float | None:
+    """With which probability a user is treated who was in the control while the share was up to `before`; None: with none."""
+    return chances({TREATMENT: share}, {TREATMENT: before} if before else {}).get(TREATMENT)
 
 
 @dataclass(frozen=True)
@@ -183,16 +216,19 @@ def _known(
     session: Session, state: RolloutState, users: Sequence[str], begin: datetime | None, end: datetime
 ) -> Mapping[str, _Earlier]:
     one = PredictionRecord
-    other = and_(one.treatment_share != state.share, one.event_time <= end)
-    read = and_(one.treatment_share == state.share, one.event_time <= begin) if begin is not None else None
+    # As a query: of a name that is newer than its statistics, PostgreSQL expects no rows, and would look for the users among
+    # all answers of the rollout rather than in the index of users.
+    name = select(literal(state.name)).scalar_subquery()
+    other = one.treatment_share != state.share
+    here = false() if begin is None else and_(one.treatment_share == state.share, one.event_time <= begin)
     query = (
         select(
             one.user_hash,
-            func.max(case((one.treatment_share == state.share, 1), else_=0)),
-            func.max(case((and_(one.treatment_share != state.share, one.variant != CONTROL), 1), else_=0)),
-            func.max(case((one.treatment_share != state.share, one.treatment_share), else_=0.0)),
+            func.max(case((here, 1), else_=0)),
+            func.max(case((and_(other, one.variant != CONTROL), 1), else_=0)),
+            func.max(case((other, one.treatment_share), else_=0.0)),
         )
-        .where(one.experiment == state.name, one.user_hash.in_(users), other if read is None else or_(other, read))
+        .where(one.experiment == name, one.user_hash.in_(users), one.event_time <= end)
         .group_by(one.user_hash)
     )
     return {user: _Earlier(bool(here), bool(treated), share) for user, here, treated, share in session.execute(query)}

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from mlops_assets.experiments.batches import batches
-from mlops_assets.experiments.sequential import Evidence, Limit
+from mlops_assets.experiments.batches import Batches, by_traffic_share
+from mlops_assets.experiments.sequential import Evidence, Limit, log_sum
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import RolloutPolicy, StageName
 from mlops_assets.rollout.limits import NAMES, STAGE_OF, Name, in_words, limit_of, metric_of
@@ -32,24 +30,30 @@ class Harm:
     counted: int = 0
     stage: StageName = "5_percent"
 
-    def updated(self, units: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None) -> "Harm":
+    def updated(
+        self,
+        units: Sequence[Unit],
+        policy: RolloutPolicy,
+        baseline: Baseline | None,
+        known: Mapping[float, Batches] | None = None,
+    ) -> "Harm":
         """Return it with more users, each with outcomes at one traffic share; limits are those of that share's stage.
 
-        The baseline is needed for users of the last stage; without it these are passed over.
+        The baseline is needed for users of the last stage; without it these are passed over. `known`: the users by traffic
+        share, where they are looked at for more than harm.
         """
-        shares = sorted(
-            {unit.treatment_share for unit in units if STAGE_OF.get(unit.treatment_share, "shadow") != "shadow"}
-        )
+        looked = by_traffic_share(units) if known is None else known
+        shares = [share for share in looked if STAGE_OF.get(share, "shadow") != "shadow"]
         if not shares:
             return self
         counted = self.counted + len(units)
         tests = {**self.tests}
         for name in [*self.names, *(self._slices(units) if self.sliced else [])]:
-            known: Name = name if name in NAMES else "accuracy"
-            effect = {"errors": policy.error_effect, "latency": policy.slow_effect}.get(known, policy.accuracy_effect)
+            limited: Name = name if name in NAMES else "accuracy"
+            effect = {"errors": policy.error_effect, "latency": policy.slow_effect}.get(limited, policy.accuracy_effect)
             test = tests.get(name) or Evidence(Limit(), effect, relative=False).placed_again()
             for share in shares:
-                test = _with_share(test, units, share, name, known, policy, baseline)
+                test = _with_share(test, looked[share], share, name, limited, policy, baseline)
             tests[name] = test
         if counted // _USERS_A_PLACING > self.counted // _USERS_A_PLACING:
             tests = {name: test.placed_again() for name, test in tests.items()}
@@ -61,8 +65,7 @@ class Harm:
         weights = self._weights()
         rest = max(0.0, 1.0 - sum(weights.values()))
         terms = [test.log_e + math.log(weights[name]) for name, test in self.tests.items()]
-        total = np.logaddexp.reduce([*terms, *([math.log(rest)] if rest > 0.0 else [])])
-        return float(total) - math.log(_WATCHES)
+        return log_sum([*terms, *([math.log(rest)] if rest > 0.0 else [])]) - math.log(_WATCHES)
 
     def words(self, policy: RolloutPolicy) -> str:
         """Say what is worst; empty before the first user."""
@@ -95,7 +98,7 @@ class Harm:
 
     def _slices(self, units: Sequence[Unit]) -> list[str]:
         known = [name for name in self.tests if name not in NAMES]
-        seen = {metric for unit in units for metric in unit.outcomes if metric.startswith("wrong[")}
+        seen = {metric for metric in set().union(*(unit.outcomes for unit in units)) if metric.startswith("wrong[")}
         return [*known, *sorted(seen - set(known))][:_MOST_SLICES]
 
     def _weights(self) -> dict[str, float]:
@@ -114,10 +117,10 @@ def evidence_from(document: Mapping[str, Any]) -> Evidence:
 
 def _with_share(
     test: Evidence,
-    units: Sequence[Unit],
+    looked: Batches,
     share: float,
     name: str,
-    known: Name,
+    limited: Name,
     policy: RolloutPolicy,
     baseline: Baseline | None,
 ) -> Evidence:
@@ -126,10 +129,10 @@ def _with_share(
     if last and (baseline is None or name not in NAMES):
         return test
     limits = policy.stages[STAGE_OF[share]]
-    limit = limit_of(known, limits, policy, baseline if last else None)
+    limit = limit_of(limited, limits, policy, baseline if last else None)
     test = replace(test, limit=limit)
-    metric = metric_of(known, limits) if name in NAMES else name
-    for _, batch in batches([unit for unit in units if unit.treatment_share == share], metric):
+    metric = metric_of(limited, limits) if name in NAMES else name
+    for batch in looked.of(metric):
         if 0.0 < batch.share < 1.0 or (batch.share == 1.0 and limit.fixed):
             test = test.updated(batch)
     return test

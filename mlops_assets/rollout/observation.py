@@ -72,7 +72,7 @@ class Observer:
             return Observation(champion=state.champion, platform=f"held: {error}", shadow=shadow, stage=stage)
 
     def _stage(self, state: RolloutState, policy: RolloutPolicy) -> StageFindings:
-        now = served_now(self._engine, state.agent, self._clock, data_clock=self._data_clock)
+        now = served_now(self._engine, self._data_clock, state.agent, self._clock)
         found = look_at(self._engine, state, policy, agent_spec(state.agent), now=now, at=self._clock.now()).findings(
             policy
         )

@@ -80,7 +80,8 @@ def _read(engine: Engine, state: RolloutState) -> pd.DataFrame:
         rows = session.execute(query).all()
     frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
     explored = frame["q_values"].notna()
-    frame.loc[explored, "champion"] = [int(np.argmax(values)) for values in frame.loc[explored, "q_values"]]
+    if explored.any():
+        frame.loc[explored, "champion"] = [int(np.argmax(values)) for values in frame.loc[explored, "q_values"]]
     # Nobody knows whose it was: each is a user of its own.
     frame["user"] = frame["user"].fillna(frame["prediction_id"])
     return frame

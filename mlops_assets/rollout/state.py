@@ -122,8 +122,7 @@ class RolloutState:
         values = dict(document)
         for name in ("started_at", "since", "paused_at"):
             values[name] = None if values[name] is None else datetime.fromisoformat(values[name])
-        if values["baseline"] is not None:
-            values["baseline"] = Baseline(**{name: Rate(**rate) for name, rate in values["baseline"].items()})
+        values["baseline"] = baseline_from(values["baseline"])
         return cls(**values)
 
 
@@ -194,6 +193,11 @@ def after(
     elif changed.status in {"rolled_back", "aborted", "superseded"}:
         changed = replace(changed, share=0.0)
     return changed
+
+
+def baseline_from(document: Mapping[str, Any] | None) -> Baseline | None:
+    """Read what dataclasses.asdict made of a baseline, and JSON of that."""
+    return None if document is None else Baseline(**{name: Rate(**rate) for name, rate in document.items()})
 
 
 def fold(steps: Iterable[Step]) -> dict[str, RolloutState]:

@@ -8,7 +8,8 @@ from sqlalchemy import Engine, delete, update
 
 from mlops_assets.experiments.evidence import History, kept_history, replay
 from mlops_assets.experiments.frequentist import Moments
-from mlops_assets.experiments.units import MetricScale, read_looks, take_look
+from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.units import read_looks, take_look
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
@@ -18,7 +19,7 @@ from mlops_assets_tests.experiments.served_users import NAME, SPEC, serve
 DESIGN = load_profile("aiwebtest").ab_test.model_copy(
     update={"user_window_minutes": 10.0, "outcome_delay_minutes": 5.0}
 )
-SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow_ms={"slow": 100.0})
+SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow={"slow": 100.0})
 
 
 def look(engine: Engine, hours: float) -> History:

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from mlops_assets.experiments.assignment import assign
-from mlops_assets.experiments.units import MetricScale, read_looks, take_look
+from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.units import read_looks, take_look
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.tables import Base
@@ -18,7 +19,7 @@ from mlops_assets_tests.experiments.served_users import NAME, SALT, SPEC, serve
 DESIGN = load_profile("aiwebtest").ab_test.model_copy(
     update={"user_window_minutes": 10.0, "outcome_delay_minutes": 5.0}
 )
-SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow_ms={"slow": 100.0})
+SCALE = MetricScale(reward_low=-50.0, reward_high=150.0, slow={"slow": 100.0})
 LATER = timedelta(minutes=15)
 
 

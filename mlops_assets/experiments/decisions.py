@@ -1,0 +1,86 @@
+"""Decisions of an experiment as the prediction log has them, with what came of them."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pandas as pd
+from sqlalchemy import Text, cast, select
+from sqlalchemy.orm import Session
+
+from mlops_assets.experiments.metrics import MetricScale, user_means
+from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
+
+KEYS_A_QUERY = 5_000
+
+
+def decisions(
+    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
+) -> pd.DataFrame:
+    """Return an experiment's decisions with their outcomes, in their order of time: those after `begin`, up to `end`.
+
+    Of users who are known, with the columns that `metrics.first_windows` takes; `slices` are more of the prediction log.
+    """
+    prediction, outcome = PredictionRecord, OutcomeRecord
+    query = (
+        select(
+            prediction.user_hash,
+            prediction.event_time,
+            prediction.variant,
+            prediction.treatment_share,
+            prediction.action,
+            prediction.fallback,
+            prediction.latency_ms,
+            # As text: thousands of decisions have the same arms, which are read once.
+            cast(prediction.arms, Text).label("arms"),
+            outcome.reward,
+            outcome.best_action,
+            *(getattr(prediction, column) for column in slices),
+        )
+        .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
+        .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
+        .order_by(prediction.event_time, prediction.prediction_id)
+    )
+    if begin is not None:
+        query = query.where(prediction.event_time > begin)
+    rows = session.execute(query).all()
+    frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
+    arms = {text: json.loads(text) for text in frame["arms"].dropna().unique()}
+    frame["arms"] = pd.Series([arms.get(text) for text in frame["arms"]], index=frame.index, dtype=object)
+    return frame[frame["treatment_share"].notna()] if len(frame) else frame
+
+
+def metrics_before(
+    session: Session, experiment: str, users: Sequence[str], days: float, scale: MetricScale
+) -> dict[str, dict[str, float]]:
+    """Return metrics of users in the days before the experiment's first decision, of those who were there."""
+    if not (users and days):
+        return {}
+    prediction, outcome = PredictionRecord, OutcomeRecord
+    first = session.execute(
+        select(prediction.agent, prediction.event_time)
+        .where(prediction.experiment == experiment)
+        .order_by(prediction.event_time)
+        .limit(1)
+    ).one()
+    begin = first.event_time - timedelta(days=days)
+    columns = (
+        prediction.user_hash, prediction.agent, prediction.action, prediction.fallback, prediction.latency_ms,
+        outcome.reward, outcome.best_action,
+    )  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+    for start in range(0, len(users), KEYS_A_QUERY):
+        query = (
+            select(*columns)
+            .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
+            .where(
+                prediction.user_hash.in_(users[start : start + KEYS_A_QUERY]),
+                prediction.event_time >= begin,
+                prediction.event_time < first.event_time,
+            )
+        )
+        frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
+        # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
+        rows = frame[frame["agent"] == first.agent]
+        found.update(user_means(rows, scale))
+    return found

@@ -1,0 +1,96 @@
+"""Metrics of users, from 0 (good) to 1: means over the decisions of their windows. Which users count is `units.py`'s."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pandas as pd
+
+from mlops_assets.experiments.assignment import TREATMENT
+
+_USER = ["user_hash", "treatment_share"]
+
+
+@dataclass(frozen=True)
+class MetricScale:
+    """What metrics are measured by: the reward's bounds, and from how many ms on a request is slow, by metric.
+
+    `slices` are columns of the prediction log: for each of their values, wrong decisions there are a metric of its own,
+    such as `wrong[browser=webkit]`.
+    """
+
+    reward_low: float
+    reward_high: float
+    slow: Mapping[str, float]
+    slices: tuple[str, ...] = ()
+
+
+def first_windows(
+    found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
+) -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
+    """Give (user, arm, traffic shares, metrics) of the windows that began up to the cutoff, in the order of their begin.
+
+    A metric without an observation is left out, not zero.
+
+    Args:
+        found: decisions in their order of time, with the columns that `observed` takes, `user_hash`, `treatment_share`,
+            `event_time`, `variant`, `arms` and the scale's slices.
+        cutoff: latest begin of a window.
+        window: its length.
+        scale: what metrics are measured by.
+    """
+    first = found.groupby(_USER, sort=False)[["event_time", "variant"]].transform("first")
+    inside = (first["event_time"] <= cutoff) & (found["event_time"] < first["event_time"] + window)
+    rows = found[inside & (found["variant"] == first["variant"])]
+    metrics = observed(rows, scale)
+    means = metrics.groupby([rows[name] for name in _USER], sort=False).mean()
+    sliced = _sliced(rows, metrics["wrong"], scale.slices)
+    firsts = rows.groupby(_USER, sort=False)[["variant", "arms"]].first()
+    for (user, share), variant, arms, values in zip(
+        means.index, firsts["variant"], firsts["arms"], means.to_dict("records"), strict=True
+    ):
+        shares = arms["shares"] if isinstance(arms, dict) else {TREATMENT: float(share)}
+        yield str(user), str(variant), shares, {**_known(values), **sliced.get((user, share), {})}
+
+
+def user_means(rows: pd.DataFrame, scale: MetricScale) -> dict[str, dict[str, float]]:
+    """Return each user's metrics over all of these decisions, without those that were not observed."""
+    means = observed(rows, scale).groupby(rows["user_hash"]).mean()
+    return {str(user): _known(values) for user, values in zip(means.index, means.to_dict("records"), strict=True)}
+
+
+def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
+    """Return the metrics of each decision; NaN without an observation.
+
+    Args:
+        rows: with the columns `fallback`, `latency_ms`, `action`, `best_action` and `reward`.
+        scale: what they are measured by.
+    """
+    lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
+    return pd.DataFrame(
+        {
+            "failed": (rows["fallback"] == "failed").astype(float),
+            **{metric: (rows["latency_ms"] > limit).astype(float) for metric, limit in scale.slow.items()},
+            "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
+            "loss": lost.astype(float).clip(0.0, 1.0),
+        }
+    )
+
+
+def _sliced(
+    rows: pd.DataFrame, wrong: "pd.Series[float]", slices: tuple[str, ...]
+) -> dict[tuple[str, float], dict[str, float]]:
+    """By user and traffic share: the mean of wrong in each slice with a labelled decision."""
+    found: dict[tuple[str, float], dict[str, float]] = {}
+    labelled = wrong.notna()
+    for column in slices:
+        keys = [rows.loc[labelled, name] for name in (*_USER, column)]
+        means = wrong[labelled].groupby(keys, sort=False).mean()
+        for (user, share, value), mean in zip(means.index, means, strict=True):
+            found.setdefault((user, share), {})[f"wrong[{column}={value}]"] = float(mean)
+    return found
+
+
+def _known(values: Mapping[Hashable, float]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items() if not math.isnan(value)}

@@ -1,0 +1,55 @@
+"""The log is read as it was written, and no more of it than is asked for."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from mlops_assets.experiments.decisions import decisions
+from mlops_assets.foundation.database import read_transaction
+from mlops_assets_tests.experiences.served import SERVED_AT, outcome_row, prediction_row, write
+from mlops_assets_tests.experiments.served_users import NAME, SPEC
+
+ARMS = {"versions": {"control": "1.0.0", "treatment": "1.1.0"}, "shares": {"treatment": 0.2}}
+
+
+@pytest.mark.parametrize("slices", [(), ("browser", "ui_framework")])
+def test_decisions_come_with_outcomes_arms_and_slices(engine: Engine, slices: tuple[str, ...]) -> None:
+    """Arms that are read as text name no versions, so that a champion that moved would count."""
+    rows = [
+        prediction_row(
+            SPEC,
+            f"p{minute}",
+            event_time=SERVED_AT + timedelta(minutes=minute),
+            **{"experiment": NAME, "variant": "control", "treatment_share": 0.2, "user_hash": "ann", **changes},
+        )
+        for minute, changes in enumerate(
+            (
+                {"arms": ARMS},
+                {"arms": ARMS, "browser": "webkit"},
+                {"arms": None},
+                {"user_hash": None},
+                {"experiment": None, "treatment_share": None},
+                {"experiment": "another"},
+                {"treatment_share": None},
+                {"arms": {**ARMS, "shares": {"treatment": 0.5}}},
+                {},
+            )
+        )
+    ]
+    write(engine, [*rows, outcome_row(rows[1], 50.0, best_action=2)])
+    with read_transaction(engine) as session:
+        found = decisions(session, NAME, SERVED_AT, SERVED_AT + timedelta(minutes=7), slices)
+    assert found["event_time"].tolist() == [SERVED_AT + timedelta(minutes=minute) for minute in (1, 2, 7)]
+    assert found["arms"].tolist() == [ARMS, None, {**ARMS, "shares": {"treatment": 0.5}}]
+    assert found["best_action"].fillna(-1).tolist() == [2, -1, -1]
+    assert found["reward"].fillna(-1.0).tolist() == [50.0, -1.0, -1.0]
+    assert [name for name in found if name in {"browser", "ui_framework", "test_type"}] == list(slices)
+    if slices:
+        assert found["browser"].tolist() == ["webkit", "chromium", "chromium"]
+
+
+def test_of_nothing_there_is_nothing(engine: Engine) -> None:
+    """The first look of an experiment, before anybody came, fails."""
+    with read_transaction(engine) as session:
+        assert len(decisions(session, NAME, None, SERVED_AT, ("browser",))) == 0

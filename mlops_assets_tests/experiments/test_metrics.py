@@ -1,0 +1,94 @@
+"""Metrics of users are means over their own decisions, of what was observed, where it was observed."""
+
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+
+from mlops_assets.experiments.metrics import MetricScale, first_windows, user_means
+from mlops_assets_tests.experiences.served import SERVED_AT
+
+SCALE = MetricScale(-50.0, 150.0, {"slow@1.5": 150.0, "slow@1.1": 110.0}, ("browser", "test_type"))
+
+
+def decision(minute: float, user: str, **changes: object) -> dict[str, object]:
+    return {
+        "user_hash": user,
+        "treatment_share": 0.2,
+        "event_time": SERVED_AT + timedelta(minutes=minute),
+        "variant": "treatment",
+        "arms": None,
+        "action": 1,
+        "best_action": None,
+        "fallback": None,
+        "latency_ms": 120.0,
+        "reward": None,
+        "browser": "webkit",
+        "test_type": "e2e",
+        **changes,
+    }
+
+
+def windows(*rows: dict[str, object], scale: MetricScale = SCALE) -> dict[str, dict[str, float]]:
+    """Metrics by user of the windows of ten minutes that began in the first hour."""
+    found = first_windows(
+        pd.DataFrame(list(rows)), SERVED_AT + timedelta(minutes=60), timedelta(minutes=10), scale
+    )  # fmt: skip
+    return {user: metrics for user, _, _, metrics in found}
+
+
+def test_wrong_decisions_of_a_slice_are_those_within_it() -> None:
+    """A user of two browsers is wrong in both where one was, or right where nobody knows what would have been."""
+    found = windows(
+        decision(0, "ann", best_action=1),
+        decision(1, "ann", best_action=0),
+        decision(2, "bob", browser="firefox", test_type="unit"),
+        decision(3, "ann", best_action=0, browser="firefox"),
+        decision(4, "ann", browser="chromium"),
+        decision(5, "cid", best_action=1, browser="firefox", test_type="unit"),
+        decision(11, "ann", best_action=1, browser="edge"),
+    )
+    sliced = {user: {name: mean for name, mean in one.items() if "[" in name} for user, one in found.items()}
+    assert sliced == {
+        "ann": {
+            "wrong[browser=webkit]": 0.5,
+            "wrong[browser=firefox]": 1.0,
+            "wrong[test_type=e2e]": pytest.approx(2 / 3),
+        },
+        "bob": {},
+        "cid": {"wrong[browser=firefox]": 0.0, "wrong[test_type=unit]": 0.0},
+    }
+    assert found["ann"]["wrong"] == pytest.approx(2 / 3)
+    assert "wrong" not in found["bob"]
+
+
+def test_a_user_at_two_shares_has_slices_at_each() -> None:
+    """Of one who comes back at 20 %, the browser of the first time is held against the second."""
+    rows = pd.DataFrame(
+        [
+            decision(0, "ann", best_action=0, treatment_share=0.05, variant="control"),
+            decision(20, "ann", best_action=1, browser="firefox"),
+        ]
+    )
+    first, second = first_windows(rows, SERVED_AT + timedelta(minutes=60), timedelta(minutes=10), SCALE)
+    assert (first[1], first[2]) == ("control", {"treatment": 0.05})
+    assert {name for name in first[3] if "browser" in name} == {"wrong[browser=webkit]"}
+    assert second[3]["wrong[browser=firefox]"] == 0.0
+    assert "wrong[browser=webkit]" not in second[3]
+
+
+def test_slow_is_measured_by_every_limit() -> None:
+    """120 ms are within the limit of one stage, and beyond that of the next."""
+    found = windows(decision(0, "ann"), decision(1, "ann", latency_ms=180.0), decision(2, "ann", latency_ms=90.0))
+    assert found["ann"] == pytest.approx({"failed": 0.0, "slow@1.5": 1 / 3, "slow@1.1": 2 / 3})
+    unknown = windows(decision(0, "ann"), scale=MetricScale(-50.0, 150.0, {}))
+    assert unknown["ann"] == {"failed": 0.0}
+
+
+def test_metrics_over_all_decisions_leave_out_the_unknown() -> None:
+    """Nobody's reward is a loss of nothing."""
+    rows = pd.DataFrame([decision(0, "ann", reward=100.0, fallback="failed"), decision(1, "bob"), decision(2, "ann")])
+    assert user_means(rows, SCALE) == {
+        "ann": {"failed": 0.5, "slow@1.5": 0.0, "slow@1.1": 1.0, "loss": 0.25},
+        "bob": {"failed": 0.0, "slow@1.5": 0.0, "slow@1.1": 1.0},
+    }
