@@ -60,9 +60,7 @@ def test_one_wins_and_one_is_taken_back(served_home: Path, new_server: Callable[
     settings = load_settings({"MLOPS_HOME": str(served_home)})
     engine: Engine = create_operational_engine(settings.database)
     store = MlflowStore(settings.tracking_uri)
-    numbers = {
-        spec.name: register_linear_version(settings.tracking_uri, spec, "2.0.0", seed=8) for spec in (WON, LOST)
-    }
+    numbers = {spec.name: register_linear_version(settings.tracking_uri, spec, "2.0.0", seed=8) for spec in (WON, LOST)}
     server = new_server(served_home)
     times: dict[str, float] = {}
 
