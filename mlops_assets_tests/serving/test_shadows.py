@@ -101,6 +101,32 @@ def test_what_is_no_number_is_a_finding_and_not_logged() -> None:
     assert len(rows) == 8
 
 
+def test_each_is_first_as_often_as_last() -> None:
+    """The first of a pass finds cold caches: a candidate that is always first looks twice as slow as its champion."""
+    spec = AGENTS["execution"]
+    good = served_model(spec, "1.0.0")
+    order: list[str] = []
+    rows: Rows = []
+
+    def noting(semver: str) -> ServedModel:
+        def evaluate(states: NDArray[np.float32]) -> NDArray[np.float32]:
+            order.append(semver)
+            return np.zeros((len(states), len(spec.actions)), dtype=np.float32)
+
+        return replace(computing(good, evaluate), semver=semver)
+
+    pair = (noting("1.1.0"), noting("1.0.0"))
+    scorer = ShadowScorer(rows.extend, 1000, lambda _what: None)
+    scorer.start()
+    for i in range(10):
+        scorer.ask([asked(spec, one, i) for one in pair])
+        wait_for(lambda: len(rows) == 2 * (i + 1))  # noqa: B023 - waited for here
+    scorer.stop()
+    firsts = order[::2]
+    assert [firsts.count(one.semver) for one in pair] == [5, 5]
+    assert {tuple(order[i : i + 2]) for i in range(0, 20, 2)} == {("1.1.0", "1.0.0"), ("1.0.0", "1.1.0")}
+
+
 def test_who_does_not_keep_up_is_asked_less() -> None:
     """A candidate that hangs fills the memory, or holds up the answers."""
     spec = AGENTS["execution"]
