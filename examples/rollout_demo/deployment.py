@@ -21,6 +21,7 @@ from mlops_assets.registry.model_registry import ModelRegistry
 FOLDER = "demo-rollout"
 # What the policy profile asks of training data at least.
 _ROWS = 100_000
+_SATURDAY = 5
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Deployment:
     variables: Mapping[str, str]
 
     @classmethod
-    def create(cls, home: Path, *, port: int, speed: float) -> "Deployment":
+    def create(cls, home: Path, *, port: int) -> "Deployment":
         """Lay it out below the user's home; what an earlier demo left there is removed.
 
-        Its clock starts on the first Saturday after the training data, since nothing advances on a Friday.
+        Its clock starts at the end of the training data, and goes as fast as the machine's.
         """
         folder = home / FOLDER
         if folder.exists():
@@ -45,10 +46,13 @@ class Deployment:
             "MLOPS_DEVICE": "cpu",
             "MLOPS_SERVING_PORT": str(port),
         }
-        end = simulator_config(load_settings(variables)).end
-        saturday = end + timedelta(days=(5 - end.weekday()) % 7 or 7)
-        clock = ScaledClock(saturday, datetime.now(UTC), speed)
-        return cls({**variables, "MLOPS_CLOCK": str(clock)})
+        return cls({**variables, "MLOPS_CLOCK": _clock(_end_of_data(variables), speed=1.0)})
+
+    def hurried(self, speed: float) -> "Deployment":
+        """Return it with a clock that goes `speed` times as fast, from the Saturday on: nothing advances on a Friday."""
+        end = _end_of_data(self.variables)
+        start = end + timedelta(days=(_SATURDAY - end.weekday()) % 7 or 7)
+        return Deployment({**self.variables, "MLOPS_CLOCK": _clock(start, speed=speed)})
 
     @cached_property
     def settings(self) -> Settings:
@@ -76,3 +80,11 @@ class Deployment:
     def spec(self) -> AgentSpec:
         """The agent of the demo."""
         return agent_spec(AGENT)
+
+
+def _end_of_data(variables: Mapping[str, str]) -> datetime:
+    return simulator_config(load_settings(variables)).end
+
+
+def _clock(start: datetime, *, speed: float) -> str:
+    return str(ScaledClock(start, datetime.now(UTC), speed))

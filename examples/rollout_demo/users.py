@@ -4,16 +4,15 @@ Their requests are decisions of the simulator's days after those that the versio
 theirs alone, in context fields that no reward depends on, so that the best action stays what it is:
 
 - a part of the webkit users has suites that fail more often than any in the training data;
-- some hours after a rollout has begun, a part of the requests is about suites that had not run for days;
-- from then on a few are about tests that have hardly run at all.
+- once a rollout has left its shadow stage, a part of the requests is about suites that had not run for days;
+- from then on a few are about pages more complex than any before.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlops_assets.experiences.simulator.config import SimulatorConfig
 from mlops_assets.experiences.simulator.fleet import app_name, build_fleet
@@ -29,34 +28,27 @@ _DAYS = 8
 
 @dataclass(frozen=True)
 class Oddity:
-    """A context field that has values beyond `edge`, which training data do not reach, in a share of some requests.
-
-    `values` is their range; whether they are above or below the edge follows from it.
-    """
+    """A context field that is above `edge`, which no training data are, in a share of some requests: in the range `values`."""
 
     field: str
     edge: float
     values: tuple[float, float]
     share: float
 
-    @property
-    def above(self) -> bool:
-        """Whether odd values are above the edge."""
-        return self.values[0] > self.edge
-
 
 FAILING_SUITES = Oddity("suite_failure_rate", edge=0.33, values=(0.36, 0.40), share=0.45)
 RESTED_SUITES = Oddity("recency", edge=0.33, values=(0.36, 0.40), share=0.3)
-NEW_TESTS = Oddity("runs_seen", edge=0.48, values=(0.42, 0.46), share=0.04)
+COMPLEX_PAGES = Oddity("ui_complexity_score", edge=0.92, values=(0.94, 0.98), share=0.04)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request, the best action, and the reward of each."""
+    """One request, and what is known of it: the best action, the value of each, and the reward of each."""
 
     request: dict[str, Any]
     best_action: int
-    rewards: NDArray[np.float64]
+    action_values: list[float]
+    rewards: list[float]
 
 
 class Crowd:
@@ -76,19 +68,19 @@ class Crowd:
         self._users: list[tuple[str, str]] = []
 
     def ask(self, *, later: bool) -> Question:
-        """Return the next request; `later`: it is some hours after the rollout's begin."""
+        """Return the next request; `later`: the rollout's shadow stage is over."""
         user, browser = self._user()
         questions = self._questions[browser]
         question = questions[self._random.integers(len(questions))]
         context = {**question.request["context"]}
         for oddity in [
             *([FAILING_SUITES] if browser == "webkit" else []),
-            *([RESTED_SUITES, NEW_TESTS] if later else []),
+            *([RESTED_SUITES, COMPLEX_PAGES] if later else []),
         ]:
             if self._random.random() < oddity.share:
                 context[oddity.field] = float(self._random.uniform(*oddity.values))
         request = {**question.request, "user_id": user, "context": context}
-        return Question(request, question.best_action, question.rewards)
+        return replace(question, request=request)
 
     def _user(self) -> tuple[str, str]:
         """A new user, or one of the last hundreds once more."""
@@ -105,11 +97,11 @@ def _questions(config: SimulatorConfig, random: np.random.Generator) -> Iterator
     names = [field.name for field in spec.context]
     for day in range(config.total_days, config.total_days + _DAYS):
         regime, drawn = world.regime(day), world.day(day)
-        problem, best = regime.problem, regime.solution.best_actions
+        problem, solution = regime.problem, regime.solution
         state = np.full(len(drawn.app), problem.start)
         for step in range(world.horizon):
             item = drawn.item[:, step]
-            right = best[step, state, item]
+            right = solution.best_actions[step, state, item]
             context = drawn.context[:, step] + regime.state_context[state]
             for episode, test in enumerate(drawn.test[:, step]):
                 request = {
@@ -121,7 +113,12 @@ def _questions(config: SimulatorConfig, random: np.random.Generator) -> Iterator
                     "ui_framework": FRAMEWORK_NAMES[drawn.framework[episode]],
                     "context": dict(zip(names, map(float, context[episode]), strict=True)),
                 }
-                yield Question(request, int(right[episode]), problem.reward[state[episode], item[episode]])
+                yield Question(
+                    request,
+                    int(right[episode]),
+                    solution.action_values[step, state[episode], item[episode]].tolist(),
+                    problem.reward[state[episode], item[episode]].tolist(),
+                )
             chances = regime.propensities[step, state, item].cumsum(axis=1)[:, :-1]
             action = (chances < random.random((len(state), 1))).sum(axis=1)
             state = problem.next_state[state, item, action]

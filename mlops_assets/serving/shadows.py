@@ -55,6 +55,7 @@ class ShadowScorer:
         self._waiting: deque[ShadowRequest] = deque()
         self._arrived, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._ask_forever, name="shadows", daemon=True)
+        self._turn = 1
         self.dropped = 0
 
     def start(self) -> None:
@@ -86,7 +87,9 @@ class ShadowScorer:
             for _ in range(min(_PASS_ROWS, len(self._waiting))):
                 request = self._waiting.popleft()
                 by_model.setdefault(request.model.key, []).append(request)
-            for requests in by_model.values():
+            # Who is asked first pays for cold caches (up to 1.4 times the time): in turns, since latencies are compared.
+            self._turn = -self._turn
+            for requests in list(by_model.values())[:: self._turn]:
                 self._ask(requests)
 
     def _ask(self, requests: list[ShadowRequest]) -> None:
