@@ -32,9 +32,10 @@ SCENARIOS = (
     Scenario("better", "a better candidate", "completed", "", 420.0),
 )
 # What a server, its users and the ticks manage on two cores.
-_RATE = 400.0
-# Hours of the clock in 1.5 s.
-_SPEED = 2400.0
+_RATE = 550.0
+# An hour in 1.8 s: all four together are over before the clock's Friday, on which nothing advances.
+_SPEED = 2000.0
+_NICENESS = 10
 
 
 def main() -> int:
@@ -77,6 +78,8 @@ def _own_home() -> Path:
 def _run(deployment: Deployment, better: Mapping[str, Any], scenarios: list[Scenario], seed: int) -> list[Finished]:
     finished = []
     with server(deployment) as url:
+        # The server is to be as fast as on a machine of its own, and not as its users and the ticks leave it.
+        os.nice(_NICENESS)
         for number, scenario in enumerate(scenarios):
             model = better if scenario.name == "better" else with_defect(deployment, better, scenario.name)
             version = lifecycle.judge(deployment, model)

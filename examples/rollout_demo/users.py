@@ -20,7 +20,7 @@ from mlops_assets.experiences.simulator.world import FRAMEWORK_NAMES, World
 from mlops_assets.foundation.agents import agent_spec
 
 AGENT = "execution"
-BROWSERS = {"chromium": 0.6, "firefox": 0.25, "webkit": 0.15}
+BROWSERS = {"chromium": 0.62, "firefox": 0.28, "webkit": 0.1}
 # The rest are of users who come back.
 NEW_USERS = 0.77
 _DAYS = 8
