@@ -66,6 +66,7 @@ class Users:
 
     def __init__(self, deployment: Deployment, url: str, *, seed: int, rate: float) -> None:
         self._deployment = deployment
+        self._rate = rate
         self._command = [sys.executable, "-m", "examples.rollout_demo.traffic", "--url", url]
         self._command += ["--seed", str(seed), "--rate", str(rate)]
         self._process: subprocess.Popen[str] | None = None
@@ -101,8 +102,15 @@ class Users:
 
     def make_it_later(self) -> None:
         """Tell them that the shadow stage is over."""
+        self._tell("later")
+
+    def calm_down(self) -> None:
+        """Let them ask half as often."""
+        self._tell(str(self._rate / 2))
+
+    def _tell(self, line: str) -> None:
         pipe = self._pipe(self._process.stdin if self._process else None)
-        pipe.write("later\n")
+        pipe.write(f"{line}\n")
         pipe.flush()
 
     @staticmethod

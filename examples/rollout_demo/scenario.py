@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -13,6 +13,7 @@ from examples.rollout_demo.deployment import Deployment
 from examples.rollout_demo.processes import Users
 from mlops_assets.experiments.assignment import CONTROL
 from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.profiles import STAGE_SHARES
 from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.rollout.controller import open_rollouts
 from mlops_assets.rollout.effects import undelivered
@@ -23,6 +24,7 @@ from mlops_assets.rollout.state import RolloutState, Status, Step
 _USER = "demo@company.com"
 # As often as the sensor looks, by the clock that goes fast.
 _TICK_SECONDS = 300.0
+_AFTER_SHADOW = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def drive(deployment: Deployment, scenario: Scenario, version: str, users: Users
         deployment.settings, deployment.engine, deployment.clock, deployment.registry, holder=f"demo {os.getpid()}"
     )
     state = rollouts.start(model, version, user=_USER, reason=scenario.title)
+    told = _Told(users)
     said = 0
-    later = False
     while True:
         ticked = time.monotonic()
         tick = rollouts.tick(model)
@@ -85,14 +87,28 @@ def drive(deployment: Deployment, scenario: Scenario, version: str, users: Users
         said = len(done)
         last = done[-1].state
         if not last.active and not undelivered(deployment.engine):
-            break
-        if not later and last.share > 0.0 and deployment.clock.now() - last.since > timedelta(hours=1):
-            users.make_it_later()
-            later = True
+            return _finished(deployment, scenario, done, time.monotonic() - begun)
+        told.follow(last, deployment.clock.now())
         if time.monotonic() - begun > scenario.patience_seconds:
             raise SystemExit(f"{scenario.name} is not over after {scenario.patience_seconds:.0f} s: {tick}")
         time.sleep(max(0.0, _TICK_SECONDS / deployment.clock.speed - (time.monotonic() - ticked)))
-    return _finished(deployment, scenario, done, time.monotonic() - begun)
+
+
+class _Told:
+    """What the users have been told of a rollout's progress, each once."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+        self._later = self._calm = False
+
+    def follow(self, state: RolloutState, now: datetime) -> None:
+        """Tell them that the shadow stage is long over, and that few are enough: stages of many users wait for hours."""
+        if not self._later and state.share > 0.0 and now - state.since > _AFTER_SHADOW:
+            self._users.make_it_later()
+            self._later = True
+        if not self._calm and state.share > STAGE_SHARES["5_percent"]:
+            self._users.calm_down()
+            self._calm = True
 
 
 def _finished(deployment: Deployment, scenario: Scenario, done: Sequence[Step], seconds: float) -> Finished:

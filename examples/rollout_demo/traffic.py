@@ -2,8 +2,8 @@
 
     python -m examples.rollout_demo.traffic --url http://127.0.0.1:8000 --rate 400 --seed 1
 
-Prints a line once the first is answered. A line on its standard input makes it later in the users' world; where the input
-ends, it does, and prints how many answers of each status there were.
+Prints a line once the first is answered. On its standard input, `later` makes it later in the users' world, and a number is
+another rate; where the input ends, it does, and prints how many answers of each status there were.
 """
 
 import argparse
@@ -103,7 +103,7 @@ class Traffic:
 
     async def _tell(self, session: aiohttp.ClientSession, ended: asyncio.Event) -> None:
         while not ended.is_set():
-            told = []
+            told: list[dict[str, Any]] = []
             while self._outcomes and self._outcomes[0][0] <= time.monotonic() and len(told) < _POSTED_AT_ONCE:
                 told.append(heappop(self._outcomes)[2])
             if not told:
@@ -127,8 +127,11 @@ class Traffic:
 async def _until_input_ends(traffic: Traffic) -> None:
     ended = asyncio.Event()
     running = asyncio.create_task(traffic.run(ended))
-    while await asyncio.to_thread(sys.stdin.readline):
-        traffic.later = True
+    while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        if line == "later":
+            traffic.later = True
+        else:
+            traffic.rate = float(line)
     ended.set()
     await running
 
