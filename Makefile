@@ -16,10 +16,10 @@ export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
-.PHONY: help install lock run serve test lint ui bench clean
+.PHONY: help install lock run serve demo-rollout test lint ui bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 install: $(VENV)/.ready $(VENV)-dvc/.ready ## set everything up below this folder
 
@@ -64,6 +64,9 @@ run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or
 
 serve: install ## the decision server on http://127.0.0.1:8000, after make run
 	@$(BIN)/python -m mlops_assets.serving
+
+demo-rollout: install ## a better candidate to all users, three bad ones back; or one: make demo-rollout only=errors
+	@$(BIN)/python -m examples.rollout_demo $(if $(only),--only $(only)) $(if $(seed),--seed $(seed)) $(QUIET)
 
 ui: install $(DAGSTER_HOME)/dagster.yaml ## webserver and daemon on http://127.0.0.1:3000
 	$(BIN)/dagster dev --host 127.0.0.1 --port $(port)
