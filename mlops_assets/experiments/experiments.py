@@ -44,7 +44,8 @@ class Experiment:
     """One experiment and its traffic split; a paused one gives everybody the control, and keeps its salt.
 
     `more`: the treatments beside the first. `treatment_version`: the only version that the first treatment's users may get;
-    None: whatever stands behind the alias. `splits_anonymous`: who names no user is split by the test that is asked about.
+    None: whatever stands behind the alias. `splits_anonymous`: who names no user is split by the test that is asked about,
+    without one by the request itself.
     `completed`: its treatment won, and is about to be the champion.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from mlops_assets.foundation.profiles import RolloutPolicy, StageName
+from mlops_assets.foundation.profiles import RolloutPolicy, ShadowGate, StageName
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.state import Baseline, RolloutState
 
@@ -46,10 +46,11 @@ class StageFindings:
 class ShadowFindings:
     """What the candidate answered to the champion's requests.
 
-    `answered`: requests with an answer of the candidate. `labelled`: those whose best action became known; accuracies are
-    shares of them, `accuracy_gain` (candidate less champion) with a one-sided lower bound; `value_gain` is that of the reward,
-    as a share of its range, None where no action's reward is known. Latencies are 95th percentiles: `request_ms` of whole
-    requests to the champion, the other two of evaluation alone.
+    `answered`: requests with an answer of the candidate. Latencies are 95th percentiles, in ms: `request_ms` of whole requests
+    to the champion; `champion_ms` and `candidate_ms` of evaluation alone, of both in the shadow, on the same requests.
+    `labelled`: answered requests whose best action became known; accuracies are shares of them. `accuracy_gain` is candidate
+    less champion, `value_gain` that of the reward as a share of its range (None where no action's reward is known), each with
+    one-sided bounds.
     """
 
     requests: int = 0
@@ -63,7 +64,9 @@ class ShadowFindings:
     champion_accuracy: float | None = None
     candidate_accuracy: float | None = None
     accuracy_gain_lower: float | None = None
+    accuracy_gain_upper: float | None = None
     value_gain_lower: float | None = None
+    value_gain_upper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,14 @@ class Decision:
     slow_ms: float | None = None
     baseline: Baseline | None = None
     stalled: bool = False
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One limit of the shadow, in words; `passed` is None while nobody can tell."""
+
+    words: str
+    passed: bool | None
 
 
 def advance(state: RolloutState, seen: Observation, now: datetime, policy: RolloutPolicy) -> Decision:
@@ -171,31 +182,63 @@ def _shadow(shadow: ShadowFindings, policy: RolloutPolicy) -> Decision:
     gate = policy.shadow
     if shadow.requests < gate.min_requests:
         return Decision("hold", (f"{shadow.requests:,} requests in the shadow; {gate.min_requests:,} are needed",))
+    checks = (*_answer_checks(shadow, gate), *_gain_checks(shadow, gate))
+    failed = tuple(f"refused in the shadow: {one.words}" for one in checks if one.passed is False)
+    if failed:
+        return Decision("abort", failed)
+    lacking = tuple(f"not proven yet: {one.words}" for one in checks if one.passed is None)
+    return Decision("hold", lacking) if lacking else Decision("advance", tuple(one.words for one in checks))
+
+
+def _answer_checks(shadow: ShadowFindings, gate: ShadowGate) -> tuple[_Check, ...]:
+    answered, agreement = shadow.answered / shadow.requests, shadow.agreement or 0.0
+    return (
+        _Check(
+            f"it answered {answered:.1%} of the requests (at least {gate.min_answered:.1%})",
+            answered >= gate.min_answered,
+        ),
+        _Check(f"it agrees in {agreement:.1%} (at least {gate.min_agreement:.1%})", agreement >= gate.min_agreement),
+        _latency_check(shadow, gate),
+    )
+
+
+def _latency_check(shadow: ShadowFindings, gate: ShadowGate) -> _Check:
+    if shadow.candidate_ms is None or not shadow.champion_ms:
+        return _Check("the champion was not asked beside it, so that nobody knows how slow it is", None)
+    slow = shadow.candidate_ms / shadow.champion_ms
+    return _Check(
+        f"its 95th percentile is {slow:.2f} times the champion's latency (at most {gate.max_latency_ratio:g})",
+        slow <= gate.max_latency_ratio,
+    )
+
+
+def _gain_checks(shadow: ShadowFindings, gate: ShadowGate) -> tuple[_Check, ...]:
     if shadow.labelled < gate.min_labelled:
         words = f"of {shadow.labelled:,} requests the best action is known; {gate.min_labelled:,} are needed"
-        return Decision("hold", (words,))
+        return (_Check(words, None),)
     if shadow.accuracy_gain_lower is None:
-        return Decision("hold", ("the users in the shadow are too few for a bound of the accuracy's gain",))
-    answered = shadow.answered / shadow.requests
-    slow = (shadow.candidate_ms or 0.0) / shadow.champion_ms if shadow.champion_ms else math.inf
-    lowest = -gate.max_accuracy_drop * (shadow.champion_accuracy or 0.0)
-    gain = shadow.accuracy_gain_lower
-    checks: dict[str, bool] = {
-        f"it answered {answered:.1%} of the requests (at least {gate.min_answered:.1%})": answered >= gate.min_answered,
-        f"it agrees in {shadow.agreement or 0.0:.1%} (at least {gate.min_agreement:.1%})": (shadow.agreement or 0.0)
-        >= gate.min_agreement,
-        f"its 95th percentile is {slow:.2f} times the champion's latency (at most {gate.max_latency_ratio:g})": slow
-        <= gate.max_latency_ratio,
-        f"its accuracy is {shadow.candidate_accuracy or 0.0:.1%}, the champion's {shadow.champion_accuracy or 0.0:.1%}, "
-        f"the gain at least {gain:+.1%} (at least {lowest:+.1%})": gain >= lowest,
-    }
-    if shadow.value_gain_lower is not None:
-        words = (
-            f"its reward is at least {shadow.value_gain_lower:+.1%} of the range (at least {-gate.max_value_drop:+.1%})"
-        )
-        checks[words] = shadow.value_gain_lower >= -gate.max_value_drop
-    failed = tuple(f"refused in the shadow: {words}" for words, passed in checks.items() if not passed)
-    return Decision("abort", failed) if failed else Decision("advance", tuple(checks))
+        return (_Check("the users in the shadow are too few for a bound of the accuracy's gain", None),)
+    mine, champion = shadow.candidate_accuracy or 0.0, shadow.champion_accuracy or 0.0
+    what = f"its accuracy is {mine:.1%}, the champion's {champion:.1%}, the gain"
+    lowest = -gate.max_accuracy_drop * champion
+    return (
+        _gain_check(what, shadow.accuracy_gain_lower, shadow.accuracy_gain_upper, lowest),
+        _Check("its reward was not observed: of no request the reward of every action is known", passed=True)
+        if shadow.value_gain_lower is None
+        else _gain_check(
+            "its gain of reward, of the range, is",
+            shadow.value_gain_lower,
+            shadow.value_gain_upper,
+            -gate.max_value_drop,
+        ),
+    )
+
+
+def _gain_check(what: str, lower: float, upper: float | None, lowest: float) -> _Check:
+    """Whether a gain is proven to keep its limit, proven to miss it, or neither."""
+    if upper is not None and upper < lowest:
+        return _Check(f"{what} at most {upper:+.1%} (at least {lowest:+.1%})", passed=False)
+    return _Check(f"{what} at least {lower:+.1%} (at least {lowest:+.1%})", True if lower >= lowest else None)
 
 
 def _stage(state: RolloutState, found: StageFindings, policy: RolloutPolicy) -> Decision:

@@ -7,6 +7,7 @@ Every way in comes here: sensor, jobs, command line. What is decided is `advance
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Engine
@@ -117,7 +118,7 @@ class Rollouts:
         now = self._clock.now()
         state = self._starter.first_state(model_name, version, now, user=user, accept_accuracy=accept_accuracy)
         evidence = {"policy": self._policy.model_dump(mode="json"), "accept_accuracy": accept_accuracy}
-        written = self._write("started", state, (_said(reason),), user, evidence, state.number - 1)
+        written = self._write("started", state, (_said(reason),), user, evidence, state.number - 1, now)
         self._outbox.deliver(model_name)
         return written
 
@@ -138,8 +139,9 @@ class Rollouts:
         permission: Permission = "rollback" if change == "rollback" else "deploy_production"
         self._registry.require(user, permission, model_name, "")
         state = active_rollout(self._engine, model_name)
-        changed = after(state, _KINDS[change], self._clock.now(), to=to)
-        written = self._write(_KINDS[change], changed, (_said(reason),), user, {"by_hand": change}, state.number)
+        kind, now = _KINDS[change], self._clock.now()
+        changed = after(state, kind, now, to=to)
+        written = self._write(kind, changed, (_said(reason),), user, {"by_hand": change}, state.number, now)
         self._outbox.deliver(model_name)
         return written
 
@@ -210,7 +212,7 @@ class Rollouts:
         if kind is None:
             return Tick(state.model_name, state, None, decision.reasons)
         changed = after(state, kind, now, to=decision.to, slow_ms=decision.slow_ms, baseline=decision.baseline)
-        written = self._write(kind, changed, decision.reasons, SERVICE, recorded(seen, now), state.number)
+        written = self._write(kind, changed, decision.reasons, SERVICE, recorded(seen, now), state.number, now)
         return Tick(state.model_name, written, kind, decision.reasons)
 
     def _started(self, model_name: str, before: RolloutState | None) -> Tick:
@@ -232,9 +234,11 @@ class Rollouts:
         user: str,
         evidence: Mapping[str, Any],
         expected: int,
+        now: datetime,
     ) -> RolloutState:
+        """Write a step; `now` is the time that its state was made with, by which the ledger is verified."""
         step = NewStep(kind=kind, state=state, reasons=reasons, user=user, evidence=evidence, expected=expected)
-        return append(self._engine, step, self._clock.now())
+        return append(self._engine, step, now)
 
 
 def open_rollouts(

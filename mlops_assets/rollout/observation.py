@@ -20,7 +20,7 @@ from mlops_assets.rollout.advance import Observation, ShadowFindings, StageFindi
 from mlops_assets.rollout.effects import SERVICE
 from mlops_assets.rollout.guard import watched_harm
 from mlops_assets.rollout.looks import look_at, served_now
-from mlops_assets.rollout.shadow import shadow_findings
+from mlops_assets.rollout.shadow import LAG, shadow_findings
 from mlops_assets.rollout.state import RolloutState
 
 # e^700 is the largest that a double holds: JSON has no infinity.
@@ -57,7 +57,9 @@ class Observer:
         """
         shadow = ShadowFindings()
         if state.stage == "shadow":
-            shadow = shadow_findings(self._engine, state, agent_spec(state.agent))
+            now = served_now(self._engine, self._data_clock, state.agent, self._clock)
+            until = now - self._clock.speed * LAG
+            shadow = shadow_findings(self._engine, state, agent_spec(state.agent), until)
         stage = self._stage(state, policy)
         try:
             champion = self._registry.champion(state.model_name)

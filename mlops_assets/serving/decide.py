@@ -33,10 +33,14 @@ _RANDOM_BYTES = 10
 
 @dataclass(frozen=True)
 class Decision:
-    """An answered request: the log row (columns of the table `prediction`), and what answers need besides."""
+    """An answered request: the log row (columns of the table `prediction`), and what answers need besides.
+
+    `model` answered, `asked` was to: another one where it failed, as `failure` says.
+    """
 
     row: dict[str, Any]
     model: ServedModel
+    asked: ServedModel
     action_name: str
     context: NDArray[np.float32]
     features: Features
@@ -172,6 +176,7 @@ class Decider:
         return Decision(
             row=row,
             model=model,
+            asked=way.model,
             action_name=spec.actions[action],
             context=context[0],
             features=given,
@@ -197,11 +202,6 @@ class Decider:
         if known is not None:
             return vector, missing, known, True
         q_values = model.policy.q_values(states.values)[0]
-        if len(q_values) != len(model.spec.actions):
-            raise ArithmeticError(
-                f"{model.spec.registered_model} {model.semver} gave {len(q_values)} Q-values for "
-                f"{len(model.spec.actions)} actions"
-            )
         if not np.isfinite(q_values).all():
             raise ArithmeticError(f"{model.spec.registered_model} {model.semver} gave Q-values that are not finite")
         self.cache.put(key, q_values, now)

@@ -301,18 +301,18 @@ class ServingRuntime:
 
 
 def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
-    """Versions behind other aliases than the champion's that did not answer, each once.
+    """Versions behind other aliases than the champion's that were not asked yet, each once.
 
     While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes.
     """
-    agent, answered = decision.row["agent"], decision.model.key
+    agent = decision.row["agent"]
     behind = [model for alias in SERVED_ALIASES if (model := models.get(agent, alias)) is not None]
     found = {model.key: model for model in behind}
     champion = models.get(agent, CHAMPION)
-    apart = {answered} if champion is None else {answered, champion.key}
-    asked = [model for key, model in found.items() if key not in apart]
+    done = {decision.model.key, decision.asked.key} | (set() if champion is None else {champion.key})
+    waiting = [model for key, model in found.items() if key not in done]
     in_shadow = decision.row["treatment_share"] == 0.0
-    return [*asked, champion] if in_shadow and champion is not None else asked
+    return [*waiting, champion] if in_shadow and champion is not None else waiting
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:

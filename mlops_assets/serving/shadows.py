@@ -1,7 +1,8 @@
 """Versions in the shadow: asked what was answered already, in a thread of their own. Nobody waits for them.
 
 Each builds the state vector by itself, since versions differ in how they see texts. When they do not keep up, requests
-are dropped and counted; whatever a candidate does, neither answers nor their log depend on it.
+are dropped and counted; whatever a candidate does, neither answers nor their log depend on it. `latency_ms` is a request's
+part of its pass: of versions that were asked the same, it can be compared, with that of an answer it cannot.
 """
 
 import logging
@@ -55,7 +56,7 @@ class ShadowScorer:
         self._waiting: deque[ShadowRequest] = deque()
         self._arrived, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._ask_forever, name="shadows", daemon=True)
-        self._turn = 1
+        self._passes = 0
         self.dropped = 0
 
     def start(self) -> None:
@@ -87,15 +88,16 @@ class ShadowScorer:
             for _ in range(min(_PASS_ROWS, len(self._waiting))):
                 request = self._waiting.popleft()
                 by_model.setdefault(request.model.key, []).append(request)
-            # Who is asked first pays for cold caches (up to 1.4 times the time): in turns, since latencies are compared.
-            self._turn = -self._turn
-            for requests in list(by_model.values())[:: self._turn]:
+            turns = list(by_model.values())
+            # The first of a pass finds cold caches, and takes twice as long: each version is first as often as last.
+            for requests in turns if self._passes % 2 else reversed(turns):
                 self._ask(requests)
+            self._passes += 1
 
     def _ask(self, requests: list[ShadowRequest]) -> None:
         try:
             rows = _answers(requests)
-        except Exception:  # noqa: BLE001 - a candidate may fail in any way; in the shadow that is a finding
+        except BaseException:  # noqa: BLE001 - a candidate may fail in any way; in the shadow that is a finding
             self._on_failure("shadow")
             _log.exception("shadow version %s failed", requests[0].model.key)
             return

@@ -14,9 +14,9 @@ from mlops_assets.experiments.experiments import (
     experiment_named,
     unfinished_experiments,
 )
-from mlops_assets.foundation.database import read_transaction
-from mlops_assets.foundation.errors import InputError, SettingsError
-from mlops_assets.foundation.tables import AuditEvent
+from mlops_assets.foundation.database import read_transaction, transaction
+from mlops_assets.foundation.errors import InputError, NotReadyError, SettingsError
+from mlops_assets.foundation.tables import AuditEvent, RolloutEvent
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -109,6 +109,39 @@ def test_two_that_are_created_at_once_are_one(engine: Engine) -> None:
         made = list(pool.map(create, [f"e{i}" for i in range(8)]))
     assert sum(made) == 1
     assert len(unfinished_experiments(engine)) == 1
+
+
+def _step(engine: Engine, number: int, *, active: bool, agent: str = "execution") -> None:
+    """A step of a rollout, as its ledger writes it."""
+    with transaction(engine) as session:
+        session.add(
+            RolloutEvent(
+                model_name=f"{agent}-agent-dqn",
+                number=number,
+                rollout="rollout-execution-1.1.0-1",
+                agent=agent,
+                kind="started" if active else "aborted",
+                active=active,
+                state={},
+                reasons=[],
+                evidence={},
+                user="ann",
+                occurred_at=NOW,
+                idempotency_key=f"{agent}:{number}",
+            )
+        )
+
+
+def test_none_is_created_while_a_rollout_has_the_users(engine: Engine) -> None:
+    """An experiment's treatment and a rollout's candidate share users, and each is blamed for the other."""
+    _step(engine, 1, active=True)
+    with pytest.raises(NotReadyError, match=r"the rollout rollout-execution-1\.1\.0-1 under way.*or abort it"):
+        create_experiment(engine, "one", "execution", treatment_share=0.1, user="ann", now=NOW)
+    assert (all_experiments(engine), _events(engine)) == ([], [])
+    # Whatever is under way elsewhere is nothing to its users.
+    create_experiment(engine, "two", "generation", treatment_share=0.1, user="ann", now=NOW)
+    _step(engine, 2, active=False)
+    assert create_experiment(engine, "one", "execution", treatment_share=0.1, user="ann", now=NOW).status == "running"
 
 
 def _both(engine: Engine, challenger: float, shadow: float) -> Experiment:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Engine
 
-from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.profiles import RolloutPolicy, load_profile
 from mlops_assets.registry.catalogue import CANDIDATE, CHAMPION
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.rollout.controller import Rollouts, open_rollouts
@@ -57,9 +57,9 @@ def new_tower(new_office: Callable[[Engine], Office]) -> Callable[[Engine], Towe
         office = new_office(engine)
         assert office.decide(1, "approved").outcome == "champion"
         assert office.decide(2, "approved").outcome == "challenger"
-        rollouts = open_rollouts(office.settings, engine, office.clock, office.registry, holder="tests")
-        from mlops_assets.foundation.profiles import load_profile
-
+        # Users come and go by the test's clock.
+        settings = office.settings.model_copy(update={"serving_clock": "system"})
+        rollouts = open_rollouts(settings, engine, office.clock, office.registry, holder="tests")
         return Tower(office, rollouts, load_profile("aiwebtest").rollout)
 
     return make

@@ -36,8 +36,11 @@ GOOD_SHADOW = ShadowFindings(
     champion_accuracy=0.9,
     candidate_accuracy=0.92,
     accuracy_gain_lower=0.001,
+    accuracy_gain_upper=0.04,
     value_gain_lower=0.0,
+    value_gain_upper=0.01,
 )
+NOTHING_ANSWERED = ShadowFindings(requests=2000, request_ms=5.0)
 SUPERSEDING = POLICY.model_copy(update={"when_newer": "supersede"})
 
 
@@ -65,9 +68,48 @@ def shadow(**changes: Any) -> ShadowFindings:
         ("shadow", {}, seen(shadow=shadow(answered=1900)), LATER, "abort", "it answered 95.0%"),
         ("shadow", {}, seen(shadow=shadow(agreement=0.4)), LATER, "abort", "it agrees in 40.0%"),
         ("shadow", {}, seen(shadow=shadow(candidate_ms=0.8)), LATER, "abort", "1.60 times"),
-        ("shadow", {}, seen(shadow=shadow(accuracy_gain_lower=-0.06)), LATER, "abort", "the gain at least -6.0%"),
-        ("shadow", {}, seen(shadow=shadow(value_gain_lower=-0.03)), LATER, "abort", "its reward is at least -3.0%"),
-        ("shadow", {}, seen(shadow=shadow(value_gain_lower=None)), LATER, "advance", "it answered"),
+        (
+            "shadow",
+            {},
+            seen(shadow=shadow(champion_ms=None, candidate_ms=None)),
+            LATER,
+            "hold",
+            "nobody knows how slow",
+        ),
+        ("shadow", {}, seen(shadow=NOTHING_ANSWERED), LATER, "abort", "it answered 0.0%"),
+        (
+            "shadow",
+            {},
+            seen(shadow=shadow(accuracy_gain_lower=-0.06)),
+            LATER,
+            "hold",
+            "not proven yet: its accuracy is 92.0%, the champion's 90.0%, the gain at least -6.0% (at least -4.5%)",
+        ),
+        (
+            "shadow",
+            {},
+            seen(shadow=shadow(accuracy_gain_lower=-0.09, accuracy_gain_upper=-0.05)),
+            LATER,
+            "abort",
+            "the gain at most -5.0% (at least -4.5%)",
+        ),
+        ("shadow", {}, seen(shadow=shadow(value_gain_lower=-0.03)), LATER, "hold", "of the range, is at least -3.0%"),
+        (
+            "shadow",
+            {},
+            seen(shadow=shadow(value_gain_lower=-0.04, value_gain_upper=-0.03)),
+            LATER,
+            "abort",
+            "its gain of reward, of the range, is at most -3.0% (at least -2.0%)",
+        ),
+        (
+            "shadow",
+            {},
+            seen(shadow=shadow(value_gain_lower=None, value_gain_upper=None)),
+            LATER,
+            "advance",
+            "its reward was not observed",
+        ),
         ("shadow", {}, seen(shadow=shadow(illegal=1)), BEGIN, "rollback", "1 of 2000 answers"),
         ("5_percent", {}, seen(), LATER, "advance", "errors kept"),
         ("20_percent", {}, seen(), LATER, "advance", "floor kept"),

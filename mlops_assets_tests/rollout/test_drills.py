@@ -35,7 +35,7 @@ def test_harm_at_the_edge_of_the_limit_goes_no_further_while_it_is_not_proven() 
 
 
 def test_the_naive_rule_takes_good_candidates_back() -> None:
-    """The table says so of 1,000 runs; were it not so, the simple rule would do."""
+    """Were it not so, the simple rule would do; the table has the rate."""
     good = CANDIDATES[0]
     found = [naive(good, seed, Traffic()) for seed in range(4)]
     assert sum(one.end == "rolled back" for one in found) >= 2

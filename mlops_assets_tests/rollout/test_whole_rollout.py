@@ -29,9 +29,7 @@ def pass_stage(tower: Tower, first: int, *, wrong: Finding = nobody) -> str | No
     state, clock = state_of(tower), tower.office.clock
     crowd(tower.engine, state, range(first, first + USERS[state.stage]), clock.instant, wrong=wrong)
     clock.instant += timedelta(hours=HOURS[state.stage])
-    tick = tower.rollouts.tick(MODEL)
-    print(tick)
-    return tick.kind
+    return tower.rollouts.tick(MODEL).kind
 
 
 def test_a_good_candidate_becomes_champion_stage_by_stage(small_tower: Tower, tmp_path) -> None:

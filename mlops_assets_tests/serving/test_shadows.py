@@ -8,16 +8,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mlops_assets.experiences.text_embedding import TextEmbedder
+from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
-from mlops_assets.serving.decide import absent_features
-from mlops_assets.serving.models import ServedModel
+from mlops_assets.serving.cache import AnswerCache
+from mlops_assets.serving.decide import Decider, absent_features
+from mlops_assets.serving.models import ServedModel, ServedModels
+from mlops_assets.serving.requests import request_model
+from mlops_assets.serving.runtime import _shadows
 from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
 from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets_tests.programs import wait_for
-from mlops_assets_tests.serving.served import served_model
+from mlops_assets_tests.serving.served import request_of, served_model
 
 NOW = datetime(2026, 3, 6, tzinfo=UTC)
 Rows = list[Mapping[str, Any]]
@@ -99,6 +104,53 @@ def test_what_is_no_number_is_a_finding_and_not_logged() -> None:
     assert failures == ["shadow"]
     assert [row["prediction_id"] for row in rows if row["model_version"] == "9.0.0"] == ["p0", "p2", "p4"]
     assert len(rows) == 8
+
+
+def test_each_is_first_as_often_as_last() -> None:
+    """The first of a pass finds cold caches: a candidate that is always first looks twice as slow as its champion."""
+    spec = AGENTS["execution"]
+    good = served_model(spec, "1.0.0")
+    order: list[str] = []
+    rows: Rows = []
+
+    def noting(semver: str) -> ServedModel:
+        def evaluate(states: NDArray[np.float32]) -> NDArray[np.float32]:
+            order.append(semver)
+            return np.zeros((len(states), len(spec.actions)), dtype=np.float32)
+
+        return replace(computing(good, evaluate), semver=semver)
+
+    pair = (noting("1.1.0"), noting("1.0.0"))
+    scorer = ShadowScorer(rows.extend, 1000, lambda _what: None)
+    scorer.start()
+    for i in range(10):
+        scorer.ask([asked(spec, one, i) for one in pair])
+        wait_for(lambda: len(rows) == 2 * (i + 1))  # noqa: B023 - waited for here
+    scorer.stop()
+    firsts = order[::2]
+    assert [firsts.count(one.semver) for one in pair] == [5, 5]
+    assert {tuple(order[i : i + 2]) for i in range(0, 20, 2)} == {("1.1.0", "1.0.0"), ("1.0.0", "1.1.0")}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, ["1.1.0", "1.0.0"]), (0.05, ["1.1.0"]), (None, ["1.1.0"])])
+def test_the_champion_is_asked_beside_a_candidate_of_the_shadow_stage(share: float | None, expected: list[str]) -> None:
+    """A candidate's evaluation is compared with whole requests, or the champion evaluates twice all its life."""
+    spec = AGENTS["execution"]
+    champion, candidate = served_model(spec, "1.0.0"), served_model(spec, "1.1.0")
+    # The version on trial is the challenger, too.
+    versions = {"champion": champion, "candidate": candidate, "challenger": candidate}
+    models = ServedModels({("execution", alias): model for alias, model in versions.items()})
+    split = None
+    if share is not None:
+        split = Experiment(
+            "rollout-execution-1.1.0-1", "execution", "salt", "candidate", share, "running", NOW,
+            splits_anonymous=True, treatment_version="1.1.0",
+        )  # fmt: skip
+    by = Decider(epsilon=0.0, cache=AnswerCache(10, 300.0), pseudonym=str, uniform=lambda: 0.5)
+    request = request_model(spec.name).model_validate(request_of(spec, user_id="user-1"))
+    decided = by.decide(request, models=models, experiment=split, features=None, now=NOW, started=0.0, channel="http")
+    assert decided.row["model_version"] == "1.0.0"
+    assert [model.semver for model in _shadows(models, decided)] == expected
 
 
 def test_who_does_not_keep_up_is_asked_less() -> None:

@@ -34,12 +34,15 @@ from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider
 from mlops_assets.serving.models import ServedModels
 from mlops_assets.serving.redis_stream import BacklogFullError, Message, RedisStream, StreamNames, connect
-from mlops_assets.serving.stream import DONE, REFUSED, main
+from mlops_assets.serving.stream import DONE, REFUSED, consumer_of, main
 from mlops_assets.serving.stream_consumer import StreamConsumer, answer_of
 from mlops_assets.serving.stream_metrics import StreamMetrics
 from mlops_assets.training.tracking import TrainingTracker
 from mlops_assets_tests.mlflow_runs import MlflowRuns, mlflow_runs, mlflow_template
 from mlops_assets_tests.programs import free_port
+from mlops_assets_tests.rollout.ledgers import begin
+from mlops_assets_tests.rollout.rollouts import rollout
+from mlops_assets_tests.serving.fronts import open_front
 from mlops_assets_tests.serving.served import champions, favouring, request_of, served_model, write_linear_policy
 from mlops_assets_tests.serving.streams import (
     KILLER,
@@ -636,6 +639,22 @@ def test_answered_requests_do_not_pile_up(stream: RedisStream, sqlite_engine: En
     assert (lag.waiting, lag.pending) == (2, 0)
     consumer.drain()
     assert len(answers_of(stream)) == 303
+
+
+def test_shadows_are_asked_what_came_over_the_stream(stream: RedisStream, tmp_path: Path) -> None:
+    """Requests count for a rollout in the shadow that its candidate is never asked: it is held there for ever."""
+    with open_front(
+        tmp_path, SPEC, champion=served_model(SPEC, "1.0.0", seed=0), candidate=served_model(SPEC, "1.1.0", seed=1)
+    ) as front:
+        begin(front.engine, rollout())
+        front.follow(0.0)
+        sent = publish(stream, 3)
+        consumer_of(front.runtime, stream, name="first").drain()
+        rows = rows_of(front.engine)
+        assert len(rows) == len(sent)
+        for row in rows.values():
+            assert (row.model_version, row.experiment, row.treatment_share) == ("1.0.0", rollout().name, 0.0)
+            assert front.shadows(row.prediction_id, 2) == ["1.0.0", "1.1.0"]
 
 
 def test_consumers_that_are_gone_are_forgotten(stream: RedisStream, monkeypatch: pytest.MonkeyPatch) -> None:

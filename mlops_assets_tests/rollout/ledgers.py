@@ -1,0 +1,34 @@
+"""Steps written into a real ledger, for tests of what follows it."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from mlops_assets.foundation.profiles import StageName
+from mlops_assets.rollout.ledger import NewStep, append
+from mlops_assets.rollout.state import Kind, RolloutState, after
+from mlops_assets_tests.rollout.rollouts import BEGIN, POLICY
+
+
+def begin(engine: Engine, state: RolloutState, now: datetime = BEGIN) -> RolloutState:
+    """Start a rollout."""
+    evidence = {"policy": POLICY.model_dump(mode="json")}
+    return append(engine, NewStep("started", state, ("because",), "ann", evidence, expected=state.number - 1), now)
+
+
+def go(
+    engine: Engine, state: RolloutState, *kinds: Kind, to: StageName | None = None, now: datetime = BEGIN
+) -> RolloutState:
+    """Take steps, one after the other; return the state after the last."""
+    for kind in kinds:
+        stage = state.next_stage if kind == "advanced" else to
+        step = NewStep(kind, after(state, kind, now, to=stage), ("because",), "ann", {}, expected=state.number)
+        state = append(engine, step, now)
+    return state
+
+
+def climb(engine: Engine, state: RolloutState, stage: StageName) -> RolloutState:
+    """Pass stages up to this one."""
+    while state.stage != stage:
+        state = go(engine, state, "advanced")
+    return state
