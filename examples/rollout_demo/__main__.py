@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from examples.rollout_demo.candidates import with_defect
 from examples.rollout_demo.deployment import Deployment
 from examples.rollout_demo.processes import Users, free_port, server
 from examples.rollout_demo.scenario import Finished, Scenario, drive
+from mlops_assets.foundation.errors import MlopsError
 from mlops_assets.foundation.settings import load_settings, variable_names
 
 SCENARIOS = (
@@ -54,12 +55,11 @@ def main() -> int:
     deployment = Deployment.create(_own_home(), port=free_port())
     logging.basicConfig(filename=deployment.settings.home / "demo.log", level=logging.WARNING)
     begun = time.monotonic()
-    print(f"home: {deployment.settings.home}", flush=True)
-    champion = lifecycle.make_champion(deployment)
-    print(f"champion {champion} trained and approved ({time.monotonic() - begun:.0f} s)", flush=True)
-    better = lifecycle.train_better(deployment)
-    chosen = [one for one in SCENARIOS if arguments.only in {None, one.name}]
-    finished = _run(deployment.hurried(_SPEED), better, chosen, arguments.seed)
+    try:
+        finished = _run(deployment, arguments.only, arguments.seed)
+    except MlopsError as error:
+        print(error, file=sys.stderr)
+        return 1
     print()
     for one in finished:
         print(one)
@@ -75,7 +75,19 @@ def _own_home() -> Path:
     return home
 
 
-def _run(deployment: Deployment, better: Mapping[str, Any], scenarios: list[Scenario], seed: int) -> list[Finished]:
+def _run(deployment: Deployment, only: str | None, seed: int) -> list[Finished]:
+    """Train in the machine's time, and roll out in a faster one."""
+    print(f"home: {deployment.settings.home}", flush=True)
+    print(f"{lifecycle.make_champion(deployment)}: trained for a short time, approved, champion", flush=True)
+    better = lifecycle.train_better(deployment)
+    print("a better network is trained on the same data", flush=True)
+    return roll_out(deployment.hurried(_SPEED), better, [one for one in SCENARIOS if only in {None, one.name}], seed)
+
+
+def roll_out(
+    deployment: Deployment, better: Mapping[str, Any], scenarios: Sequence[Scenario], seed: int
+) -> list[Finished]:
+    """Serve the champion, and let each candidate be made, judged and rolled out, one after another."""
     finished = []
     with server(deployment) as url:
         # The server is to be as fast as on a machine of its own, and not as its users and the ticks leave it.

@@ -1,6 +1,8 @@
 """Versions as the lifecycle makes them: the real assets, in this process, for one agent."""
 
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -22,7 +24,8 @@ def make_champion(deployment: Deployment) -> str:
     """Run the whole lifecycle once, with a short training, and return the version that it made champion."""
     definitions = _definitions(deployment, _CHAMPION)
     job = definitions.resolve_job_def("retrain")
-    job.execute_in_process(instance=_instance(), partition_key=AGENT, run_config=_QUIET)
+    with _handlers_kept():
+        job.execute_in_process(instance=_instance(), partition_key=AGENT, run_config=_QUIET)
     return _approved(deployment, "champion")
 
 
@@ -55,14 +58,15 @@ def _approved(deployment: Deployment, outcome: str) -> str:
 def _materialize(deployment: Deployment, assets: Sequence[str]) -> None:
     definitions = _definitions(deployment, {})
     everything: list[Any] = [*(definitions.assets or []), *(definitions.asset_checks or [])]
-    dg.materialize(
-        everything,
-        selection=dg.AssetSelection.assets(*assets),
-        partition_key=AGENT,
-        instance=_instance(),
-        resources=definitions.resources,
-        run_config=_QUIET,
-    )
+    with _handlers_kept():
+        dg.materialize(
+            everything,
+            selection=dg.AssetSelection.assets(*assets),
+            partition_key=AGENT,
+            instance=_instance(),
+            resources=definitions.resources,
+            run_config=_QUIET,
+        )
 
 
 def _definitions(deployment: Deployment, training: Mapping[str, Any]) -> dg.Definitions:
@@ -76,3 +80,14 @@ def _definitions(deployment: Deployment, training: Mapping[str, Any]) -> dg.Defi
 def _instance() -> dg.DagsterInstance:
     """One that remembers nothing: what the lifecycle leaves is in the home."""
     return dg.DagsterInstance.ephemeral()
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Give back the handlers of signals as they were: Dagster leaves SIGTERM to whatever SIGINT does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -67,6 +67,7 @@ class Users:
     def __init__(self, deployment: Deployment, url: str, *, seed: int, rate: float) -> None:
         self._deployment = deployment
         self._rate = rate
+        self._log = deployment.settings.home / "users.log"
         self._command = [sys.executable, "-m", "examples.rollout_demo.traffic", "--url", url]
         self._command += ["--seed", str(seed), "--rate", str(rate)]
         self._process: subprocess.Popen[str] | None = None
@@ -74,8 +75,7 @@ class Users:
 
     def __enter__(self) -> Self:
         """Start them, and wait for the first answer."""
-        log = self._deployment.settings.home / "users.log"
-        with log.open("ab") as output:
+        with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=_ROOT,
@@ -88,7 +88,7 @@ class Users:
             )
         if not self._pipe(self._process.stdout).readline():
             _end(self._process)
-            raise SystemExit(f"no user was answered; see {log}")
+            raise SystemExit(f"no user was answered; see {self._log}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,6 +99,15 @@ class Users:
         said = self._pipe(self._process.stdout).read()
         _end(self._process, patience=_END_SECONDS)
         self.answers = json.loads(said) if said else {}
+
+    def require_alive(self) -> None:
+        """See that they are still asking.
+
+        Raises:
+            SystemExit: their process has ended by itself.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise SystemExit(f"the users ended by themselves, with {self._process.returncode}; see {self._log}")
 
     def make_it_later(self) -> None:
         """Tell them that the shadow stage is over."""

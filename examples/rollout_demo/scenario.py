@@ -68,7 +68,7 @@ def drive(deployment: Deployment, scenario: Scenario, version: str, users: Users
     """Start the rollout of a version, tick it to its end, and say every step when it comes.
 
     Raises:
-        SystemExit: it does not end in time.
+        SystemExit: it does not end in time, or the users do.
     """
     begun = time.monotonic()
     model = deployment.spec.registered_model
@@ -88,6 +88,7 @@ def drive(deployment: Deployment, scenario: Scenario, version: str, users: Users
         last = done[-1].state
         if not last.active and not undelivered(deployment.engine):
             return _finished(deployment, scenario, done, time.monotonic() - begun)
+        users.require_alive()
         told.follow(last, deployment.clock.now())
         if time.monotonic() - begun > scenario.patience_seconds:
             raise SystemExit(f"{scenario.name} is not over after {scenario.patience_seconds:.0f} s: {tick}")

@@ -36,9 +36,9 @@ class Oddity:
     share: float
 
 
-FAILING_SUITES = Oddity("suite_failure_rate", edge=0.33, values=(0.36, 0.40), share=0.45)
-RESTED_SUITES = Oddity("recency", edge=0.33, values=(0.36, 0.40), share=0.3)
-COMPLEX_PAGES = Oddity("ui_complexity_score", edge=0.92, values=(0.94, 0.98), share=0.04)
+FAILING_SUITES = Oddity("suite_failure_rate", edge=0.33, values=(0.36, 0.40), share=0.6)
+RESTED_SUITES = Oddity("recency", edge=0.33, values=(0.36, 0.40), share=0.4)
+COMPLEX_PAGES = Oddity("ui_complexity_score", edge=0.92, values=(0.94, 0.98), share=0.06)
 
 
 @dataclass(frozen=True)
