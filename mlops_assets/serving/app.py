@@ -86,7 +86,7 @@ def create_app(runtime: ServingRuntime, *, manage: bool = True) -> ASGIApp:
         policy=runtime.policy,
         now=SystemClock().now,
     )
-    return Counted(ForgedTokens(guarded, runtime.engine), runtime.metrics)
+    return Counted(ForgedTokens(guarded, runtime.forged_votes), runtime.metrics)
 
 
 def _decision_routes(runtime: ServingRuntime) -> dict[str, Handler]:

@@ -9,7 +9,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -17,23 +16,22 @@ from typing import Any, Literal
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_assets.foundation.clock import SystemClock
-from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.settings import Settings
-from mlops_assets.governance.approval_events import audit_refusal
 from mlops_assets.governance.approval_requests import ApprovalRequest, approval_requests
 from mlops_assets.governance.approval_state import ApprovalRefusedError, Reason
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.serving.boundary import ProblemError
+from mlops_assets.serving.forged_votes import ForgedVotes
 
 PREFIX = "/approvals"
 # Two interpreters that import MLflow and read a model from its store, on a busy machine.
 _SECONDS = 120.0
-_FORGED_SECONDS = 1.0
 _UNAUTHORIZED = 401
 _STATUS: Mapping[Reason, tuple[int, str]] = {
     "unknown_version": (404, "Unknown version"),
@@ -140,13 +138,11 @@ def voter(scope: Scope) -> str:
 
 
 class ForgedTokens:
-    """Leaves an audit event of votes under a token that is not valid; at most one a second, with the count of them."""
+    """Counts votes under a token that is not valid, see `ForgedVotes`."""
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+    def __init__(self, app: ASGIApp, votes: ForgedVotes) -> None:
         self._app = app
-        self._engine = engine
-        self._unrecorded = 0
-        self._recorded_at = -_FORGED_SECONDS
+        self._votes = votes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and look at the status of votes."""
@@ -162,26 +158,16 @@ class ForgedTokens:
 
         await self._app(scope, receive, watched)
         if status == _UNAUTHORIZED and any(name == b"authorization" for name, _ in scope["headers"]):
-            await self._record(scope)
+            model_name, _, version = scope["path"].removeprefix(f"{PREFIX}/").partition("/")
+            if self._votes.add(model_name, version, scope["client"][0] if scope.get("client") else ""):
+                await anyio.to_thread.run_sync(self._write, abandon_on_cancel=True)
 
-    async def _record(self, scope: Scope) -> None:
-        self._unrecorded += 1
-        now = time.monotonic()
-        if now - self._recorded_at < _FORGED_SECONDS:
-            return
-        tries, self._unrecorded, self._recorded_at = self._unrecorded, 0, now
-        address = scope["client"][0] if scope.get("client") else ""
-        await anyio.to_thread.run_sync(self._write, scope["path"], address, tries, abandon_on_cancel=True)
-
-    def _write(self, path: str, address: str, tries: int) -> None:
-        model_name, _, version = path.removeprefix(f"{PREFIX}/").partition("/")
-        refusal = ApprovalRefusedError("forged_token", "the token is unknown, expired or revoked")
-        said = {"channel": "http", "address": address, "tries": tries}
+    def _write(self) -> None:
         try:
-            with transaction(self._engine) as session:
-                audit_refusal(session, model_name, version, "unknown", refusal, said, SystemClock().now())
-        except MlopsError as error:
-            _log.error("a vote under a forged token is not on the audit trail: %s", error)
+            self._votes.write()
+        except (MlopsError, SQLAlchemyError) as error:
+            # It is in the next summary.
+            _log.error("a vote under a forged token is not on the audit trail yet: %s", error)
 
 
 def _parsed(body: bytes) -> VoteRequest:
