@@ -36,7 +36,7 @@ IMPORTED = (mlflow.tracking, mlflow.tracking.client)
 MODEL = "requirements-agent-dqn"
 DAEMONS = 2
 LONGEST_LIFE_SECONDS = 0.35
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 400.0
 
 
 def quick() -> RolloutPolicy:
@@ -98,12 +98,13 @@ def main() -> int:
     versions, kills, seed = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
     draw = random.Random(seed)
     engine = create_operational_engine(load_settings().database)
-    killed, left, until = 0, list(versions), time.monotonic() + PATIENCE_SECONDS
+    killed, left, finished, until = 0, list(versions), False, time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         state = current(engine, MODEL)
         idle = (state is None or not state.active) and not undelivered(engine)
         engine.dispose()
         if idle and not left:
+            finished = True
             break
         if idle:
             version = left[0]
@@ -125,7 +126,7 @@ def main() -> int:
         for daemon in daemons:
             os.kill(daemon, signal.SIGKILL)
         killed += sum(os.WIFSIGNALED(os.waitpid(daemon, 0)[1]) for daemon in daemons)
-    sys.stdout.write(json.dumps({"killed": killed, "left": left}))
+    sys.stdout.write(json.dumps({"killed": killed, "left": left, "finished": finished}))
     return 0
 
 

@@ -19,13 +19,15 @@ WHOLE = ["started", "advanced", "advanced", "advanced", "advanced", "promoting",
 
 
 @pytest.mark.slow
-def test_two_hundred_random_kills(tower: Tower) -> None:
+def test_random_kills(tower: Tower) -> None:
     """A stage that is passed twice or skipped, an alias that stays behind, a promotion that is done by halves."""
     tower.office.decide(3, "approved")
     tower.office.decide(0, "approved")
     versions = ["1.1.0", "1.2.0", "1.3.0"]
+    # A process takes longer to reach a server than a file.
+    kills = 200 if tower.engine.dialect.name == "sqlite" else 40
     done = subprocess.run(
-        [sys.executable, "-m", "mlops_assets_tests.rollout.crashes", ",".join(versions), "200", "7"],
+        [sys.executable, "-m", "mlops_assets_tests.rollout.crashes", ",".join(versions), str(kills), "7"],
         cwd=ROOT,
         env={
             **os.environ,
@@ -36,12 +38,12 @@ def test_two_hundred_random_kills(tower: Tower) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert found["left"] == []
-    assert found["killed"] >= 200
+    assert (found["left"], found["finished"]) == ([], True)
+    assert found["killed"] >= kills
     ledger = steps(tower.engine)
     assert [step.kind for step in ledger] == WHOLE * 3
     for number, version in enumerate(versions):
