@@ -94,6 +94,13 @@ def _draw_evidence(axes: Any, looks: Sequence[Looked], policy: RolloutPolicy, do
     for colour, name in zip(("C0", "C1", "C2", "C4"), names, strict=False):
         values = [_log10(look.log_e_kept[name]) if name in look.log_e_kept else math.nan for look in looks]
         axes.plot(hours, values, linestyle="--", color=colour, label=f"{name} kept")
+    guard = [
+        (_hours(step.at, begin), step.evidence["guard"]["log_e_harm"]) for step in done if "guard" in step.evidence
+    ]
+    if guard:
+        seen_at, log_e = zip(*guard, strict=True)
+        label = "harm, found by the servers' guard"
+        axes.plot(seen_at, [_log10(one) for one in log_e], linestyle="", marker="X", color="C3", label=label)
     axes.axhline(needed(policy.alpha_harm) / math.log(10), color="C3", linewidth=0.8, label="takes it back")
     axes.axhline(needed(policy.alpha_pass) / math.log(10), color="black", linewidth=0.8, label="passes the stage")
     for step in done:
