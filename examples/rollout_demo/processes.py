@@ -66,7 +66,6 @@ class Users:
 
     def __init__(self, deployment: Deployment, url: str, *, seed: int, rate: float) -> None:
         self._deployment = deployment
-        self._rate = rate
         self._log = deployment.settings.home / "users.log"
         self._command = [sys.executable, "-m", "examples.rollout_demo.traffic", "--url", url]
         self._command += ["--seed", str(seed), "--rate", str(rate)]
@@ -114,8 +113,8 @@ class Users:
         self._tell("later")
 
     def calm_down(self) -> None:
-        """Let them ask half as often."""
-        self._tell(str(self._rate / 2))
+        """Let half as many ask."""
+        self._tell("calm")
 
     def _tell(self, line: str) -> None:
         pipe = self._pipe(self._process.stdin if self._process else None)

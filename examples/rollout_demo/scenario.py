@@ -103,7 +103,11 @@ class _Told:
         self._later = self._calm = False
 
     def follow(self, state: RolloutState, now: datetime) -> None:
-        """Tell them that the shadow stage is long over, and that few are enough: stages of many users wait for hours."""
+        """Tell them that the shadow stage is long over, and that few are enough: stages of many users wait for hours.
+
+        In the last stage the candidate's latency is held against the champion's before it, so the machine has to be no
+        busier by then.
+        """
         if not self._later and state.share > 0.0 and now - state.since > _AFTER_SHADOW:
             self._users.make_it_later()
             self._later = True

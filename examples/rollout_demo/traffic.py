@@ -2,8 +2,8 @@
 
     python -m examples.rollout_demo.traffic --url http://127.0.0.1:8000 --rate 400 --seed 1
 
-Prints a line once the first is answered. On its standard input, `later` makes it later in the users' world, and a number is
-another rate; where the input ends, it does, and prints how many answers of each status there were.
+Prints a line once the first is answered. On its standard input, `later` makes it later in the users' world, and `calm` lets
+fewer of them ask; where the input ends, it does, and prints how many answers of each status there were.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from mlops_assets.foundation.settings import load_settings
 _DELAY_MINUTES = (15.0, 45.0)
 # Requests that wait for their answers. Where the machine stops for a moment, that is some minutes of the fast clock, in which
 # hundreds would meet a server that is slow through no fault of its version.
-_MOST_WAITING = 6
+_MOST_WAITING, _MOST_WAITING_CALM = 6, 2
 _POST_SECONDS = 0.2
 _POSTED_AT_ONCE = 250
 # Until an answer is in the log, nobody can tell its outcome.
@@ -52,9 +52,15 @@ class Traffic:
     crowd: Crowd
     rate: float
     later: bool = False
+    most_waiting: int = _MOST_WAITING
     answers: Counter[str] = field(default_factory=Counter)
     _outcomes: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
     _asked: int = 0
+
+    def calm_down(self) -> None:
+        """Let half as many ask, and fewer at a time."""
+        self.rate /= 2
+        self.most_waiting = _MOST_WAITING_CALM
 
     async def run(self, ended: asyncio.Event) -> None:
         """Ask until `ended`."""
@@ -65,7 +71,7 @@ class Traffic:
             waiting: set[asyncio.Task[None]] = set()
             due = time.monotonic()
             while not ended.is_set():
-                if len(waiting) < _MOST_WAITING:
+                if len(waiting) < self.most_waiting:
                     task = asyncio.create_task(self._ask(session))
                     waiting.add(task)
                     task.add_done_callback(waiting.discard)
@@ -130,8 +136,8 @@ async def _until_input_ends(traffic: Traffic) -> None:
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         if line == "later":
             traffic.later = True
-        else:
-            traffic.rate = float(line)
+        elif line == "calm":
+            traffic.calm_down()
     ended.set()
     await running
 
