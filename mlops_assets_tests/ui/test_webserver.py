@@ -50,7 +50,8 @@ def test_no_dialog_stands_before_the_first_page(browser_page: Page, webserver: s
 
 def test_the_graph_shows_every_asset_in_its_group(browser_page: Page, webserver: str) -> None:
     """An asset that is not in the definitions is not missed by any test of its own."""
-    groups = {spec.key.to_user_string(): spec.group_name for asset in defs.assets or [] for spec in asset.specs}
+    nodes = defs.get_repository_def().asset_graph.asset_nodes
+    groups = {node.key.to_user_string(): node.group_name for node in nodes}
     opened = ",".join(f"global@global:{group}" for group in set(groups.values()))
     usual = browser_page.viewport_size or WHOLE_GRAPH
     browser_page.set_viewport_size(WHOLE_GRAPH)
