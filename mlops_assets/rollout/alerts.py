@@ -14,6 +14,7 @@ from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.messages import Message, Way
 from mlops_assets.foundation.profiles import STAGE_SHARES
 from mlops_assets.foundation.tables import AuditEvent
+from mlops_assets.rollout.ledger import SERVICE
 from mlops_assets.rollout.state import Step
 
 Severity = Literal["INFO", "WARNING", "CRITICAL"]
@@ -75,7 +76,7 @@ class Alerts:
                 event_type=TOLD,
                 model_name=step.state.model_name,
                 version=step.state.candidate,
-                user="rollout",
+                user=SERVICE,
                 details={"rollout": step.state.name, "number": step.state.number, "way": name},
                 now=self._clock.now(),
             )

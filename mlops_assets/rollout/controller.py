@@ -23,8 +23,16 @@ from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.rollout.advance import Action, Decision, advance
-from mlops_assets.rollout.effects import SERVICE, Delivered, Outbox
-from mlops_assets.rollout.ledger import NewStep, StaleRolloutError, active_rollout, append, current, pinned_policy
+from mlops_assets.rollout.effects import Delivered, Outbox
+from mlops_assets.rollout.ledger import (
+    SERVICE,
+    NewStep,
+    StaleRolloutError,
+    active_rollout,
+    append,
+    current,
+    pinned_policy,
+)
 from mlops_assets.rollout.observation import Observer, recorded
 from mlops_assets.rollout.start import Starter
 from mlops_assets.rollout.state import Kind, RolloutState, after

@@ -19,10 +19,9 @@ from mlops_assets.foundation.tables import RolloutEffect, RolloutEvent
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.registry.registration import RegisteredVersion
 from mlops_assets.rollout.alerts import Alerts, log_step
-from mlops_assets.rollout.ledger import EffectKind, NewStep, StaleRolloutError, append, current, step_of
+from mlops_assets.rollout.ledger import SERVICE, EffectKind, NewStep, StaleRolloutError, append, current, step_of
 from mlops_assets.rollout.state import Kind, RolloutState, Step, after
 
-SERVICE = "rollout"
 ALERT: EffectKind = "alert"
 # So long after a crash somebody else goes on; a heartbeat renews it meanwhile.
 _LEASE_SECONDS = 60.0

@@ -23,9 +23,8 @@ from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.profiles import RolloutPolicy
 from mlops_assets.foundation.tables import PredictionRecord, RolloutWatch
 from mlops_assets.rollout.advance import guard_decision
-from mlops_assets.rollout.effects import SERVICE
 from mlops_assets.rollout.harm import Harm
-from mlops_assets.rollout.ledger import NewStep, StaleRolloutError, append, newest_states, pinned_policy
+from mlops_assets.rollout.ledger import SERVICE, NewStep, StaleRolloutError, append, newest_states, pinned_policy
 from mlops_assets.rollout.limits import FAILED, slow_thresholds
 from mlops_assets.rollout.state import RolloutState, after
 

@@ -24,6 +24,8 @@ from mlops_assets.foundation.tables import AuditEvent, ExperimentRecord, Rollout
 from mlops_assets.registry.catalogue import CANDIDATE
 from mlops_assets.rollout.state import Kind, RolloutState, Step, fold
 
+# Who takes the steps that nobody asks for, and does what follows from any.
+SERVICE = "rollout"
 EffectKind = Literal["point_candidate", "promote", "withdraw", "archive", "alert"]
 # In the order in which they are done.
 _EFFECTS: Mapping[Kind, tuple[EffectKind, ...]] = {

@@ -16,9 +16,10 @@ from mlops_assets.foundation.profiles import RolloutPolicy
 from mlops_assets.governance.approval_state import ApprovalRefusedError
 from mlops_assets.governance.approvals import Approvals
 from mlops_assets.registry.model_registry import ModelRegistry
+from mlops_assets.registry.semver import SemVer
 from mlops_assets.rollout.advance import Observation, ShadowFindings, StageFindings
-from mlops_assets.rollout.effects import SERVICE
 from mlops_assets.rollout.guard import watched_harm
+from mlops_assets.rollout.ledger import SERVICE
 from mlops_assets.rollout.looks import look_at, served_now
 from mlops_assets.rollout.shadow import LAG, shadow_findings
 from mlops_assets.rollout.state import RolloutState
@@ -75,9 +76,8 @@ class Observer:
 
     def _stage(self, state: RolloutState, policy: RolloutPolicy) -> StageFindings:
         now = served_now(self._engine, self._data_clock, state.agent, self._clock)
-        found = look_at(self._engine, state, policy, agent_spec(state.agent), now=now, at=self._clock.now()).findings(
-            policy
-        )
+        evidence = look_at(self._engine, state, policy, agent_spec(state.agent), now, at=self._clock.now())
+        found = evidence.findings(policy)
         guard = watched_harm(self._engine, state.name)
         words = guard.words(policy) if guard.log_e > found.log_e_harm else found.harm
         return replace(found, log_e_harm=float(np.logaddexp(found.log_e_harm, guard.log_e)), harm=words)
@@ -94,8 +94,10 @@ class Observer:
 
     def _newer(self, state: RolloutState) -> str | None:
         challenger = self._registry.challenger(state.model_name)
-        known = challenger is None or challenger.semver == state.candidate or challenger.stage != "Staging"
-        return None if known or challenger is None else challenger.semver
+        if challenger is None or challenger.stage != "Staging":
+            return None
+        newer = SemVer.parse(challenger.semver) > SemVer.parse(state.candidate)
+        return challenger.semver if newer else None
 
 
 def recorded(seen: Observation, now: datetime) -> dict[str, Any]:

@@ -5,7 +5,6 @@ process of its own.
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -16,23 +15,23 @@ from typing import Any, Literal
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_assets.foundation.clock import SystemClock
-from mlops_assets.foundation.errors import MlopsError, TransientError
+from mlops_assets.foundation.errors import TransientError
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.governance.approval_requests import ApprovalRequest, approval_requests
 from mlops_assets.governance.approval_state import ApprovalRefusedError, Reason
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.serving.boundary import ProblemError
-from mlops_assets.serving.forged_votes import ForgedVotes
+from mlops_assets.serving.forged_votes import Batch, ForgedVotes
 
 PREFIX = "/approvals"
 # Two interpreters that import MLflow and read a model from its store, on a busy machine.
 _SECONDS = 120.0
 _UNAUTHORIZED = 401
+_FORGED = frozenset({_UNAUTHORIZED, 429})
 _STATUS: Mapping[Reason, tuple[int, str]] = {
     "unknown_version": (404, "Unknown version"),
     "no_request": (404, "No approval request"),
@@ -50,7 +49,6 @@ _FAILED: Mapping[str, tuple[int, str]] = {
     "input": (422, "Invalid request"),
     "conflict": (409, "Not possible as things stand"),
 }
-_log = logging.getLogger(__name__)
 
 
 class VoteRequest(BaseModel):
@@ -138,7 +136,10 @@ def voter(scope: Scope) -> str:
 
 
 class ForgedTokens:
-    """Counts votes under a token that is not valid, see `ForgedVotes`."""
+    """Counts the votes that come under a token that is not valid.
+
+    Those over the rate of their address are among them: a valid token is not held to it, so the answer told them apart.
+    """
 
     def __init__(self, app: ASGIApp, votes: ForgedVotes) -> None:
         self._app = app
@@ -149,25 +150,27 @@ class ForgedTokens:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(f"{PREFIX}/"):
             await self._app(scope, receive, send)
             return
-        status = 0
+        first: Batch | None = None
 
         async def watched(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+            nonlocal first
+            # Before the answer is sent: a client that does not wait for it is counted as well.
+            if message["type"] == "http.response.start" and _forged(scope, message["status"]):
+                first = self._count(scope)
             await send(message)
 
         await self._app(scope, receive, watched)
-        if status == _UNAUTHORIZED and any(name == b"authorization" for name, _ in scope["headers"]):
-            model_name, _, version = scope["path"].removeprefix(f"{PREFIX}/").partition("/")
-            if self._votes.add(model_name, version, scope["client"][0] if scope.get("client") else ""):
-                await anyio.to_thread.run_sync(self._write, abandon_on_cancel=True)
+        if first is not None:
+            await anyio.to_thread.run_sync(self._votes.write_first, first, abandon_on_cancel=True)
 
-    def _write(self) -> None:
-        try:
-            self._votes.write()
-        except (MlopsError, SQLAlchemyError) as error:
-            # It is in the next summary.
-            _log.error("a vote under a forged token is not on the audit trail yet: %s", error)
+    def _count(self, scope: Scope) -> Batch | None:
+        model_name, _, version = scope["path"].removeprefix(f"{PREFIX}/").partition("/")
+        return self._votes.count(model_name, version, scope["client"][0] if scope.get("client") else "")
+
+
+def _forged(scope: Scope, status: int) -> bool:
+    named = scope.get("state", {}).get("client") is not None
+    return status in _FORGED and not named and any(name == b"authorization" for name, _ in scope["headers"])
 
 
 def _parsed(body: bytes) -> VoteRequest:

@@ -12,14 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_assets.experiments.experiments import Experiment, unfinished_experiments
 from mlops_assets.features.store import open_feature_store
 from mlops_assets.foundation.agents import AGENTS, agent_spec
 from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock, deployment_clock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
-from mlops_assets.foundation.errors import MlopsError
 from mlops_assets.foundation.profiles import ServingPolicy, load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
@@ -28,7 +26,7 @@ from mlops_assets.rollout.guard import RolloutGuard
 from mlops_assets.rollout.ledger import splits
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
-from mlops_assets.serving.forged_votes import SUMMARY_MS, ForgedVotes
+from mlops_assets.serving.forged_votes import ForgedVotes
 from mlops_assets.serving.metrics import ServingMetrics
 from mlops_assets.serving.models import SERVED_ALIASES, ServedModel, ServedModels
 from mlops_assets.serving.online_features import OnlineFeatures
@@ -76,8 +74,7 @@ class ServingRuntime:
         self.registry = RegistryWatch(settings.paths.served_models, mirror=mirror)
         self.database_poll = Poll("operational database", self._refresh, self.policy.registry_poll_ms)
         self._guard_poll = Poll("guard of rollouts", self._guard_rollouts, self.policy.registry_poll_ms)
-        self.forged_votes = ForgedVotes(self.engine, SystemClock().now)
-        self._forged_poll = Poll("audit trail of forged votes", self.forged_votes.write, SUMMARY_MS)
+        self.forged_votes = ForgedVotes(self.engine)
         self._figures_poll = Poll("experiment figures", self._show_figures, _FIGURES_MS)
         self.log = PredictionLog(
             self.engine,
@@ -125,7 +122,7 @@ class ServingRuntime:
         self.shadows.start()
         self.database_poll.start()
         self._guard_poll.start()
-        self._forged_poll.start()
+        self.forged_votes.start()
         self._figures_poll.start()
         self.features.start()
         self.registry.start()
@@ -227,11 +224,7 @@ class ServingRuntime:
         self.database_poll.stop()
         self._guard_poll.stop()
         self._figures_poll.stop()
-        self._forged_poll.stop()
-        try:
-            self.forged_votes.write()
-        except (MlopsError, SQLAlchemyError) as error:
-            _log.error("votes under forged tokens are not on the audit trail: %s", error)
+        self.forged_votes.stop()
         self.engine.dispose()
         self.readers.dispose()
 
