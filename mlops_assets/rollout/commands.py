@@ -93,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     tick = commands.add_parser("tick", help="look at rollouts once, as rollout_sensor does every 300 s")
     tick.add_argument("--model-name", choices=_MODELS, help="by default every model")
     tick.set_defaults(run=_tick)
+    deliver = commands.add_parser(
+        "deliver", help="do what steps have yet to do elsewhere, without a look at any rollout"
+    )
+    deliver.set_defaults(run=_deliver)
     history = commands.add_parser("history", help="every step of a rollout")
     history.add_argument("--rollout", required=True, help="its name, as status gives it")
     history.add_argument("--picture", type=Path, help="also draw share and evidence over time into this PNG file")
@@ -158,6 +162,13 @@ def _tick(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[st
     failed = [tick for tick in ticks if tick.failed]
     if failed:
         raise MlopsError(f"{len(failed)} of {len(ticks)} models could not be looked at; see above")
+
+
+def _deliver(_arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:
+    delivered = deployment.rollouts().deliver()
+    yield from (f"{'to be done' if one.problem else 'done'}: {one}" for one in delivered)
+    if any(one.problem is not None for one in delivered):
+        raise MlopsError("not all could be done; the next look at the rollouts tries again")
 
 
 def _status(_arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:

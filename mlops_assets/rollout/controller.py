@@ -199,6 +199,14 @@ class Rollouts:
             return Tick(model_name, found.state, None, found.reasons, delivered)
         return Tick(model_name, found.state, found.kind, found.reasons, (*delivered, *self._outbox.deliver(model_name)))
 
+    def deliver(self) -> list[Delivered]:
+        """Do what steps have yet to do in the registry, and tell people, without a look at any rollout.
+
+        Raises:
+            TransientError: the operational database does not answer.
+        """
+        return self._outbox.deliver()
+
     def tick_all(self) -> list[Tick]:
         """Tick every agent's model; one that fails keeps no other back, and is ticked again the next time."""
         found = []

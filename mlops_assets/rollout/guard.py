@@ -7,7 +7,7 @@ the other half of the error budget.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -56,13 +56,23 @@ class RolloutGuard:
         live: the deployment's policy; a rollout goes by the one that it began with.
         served: time of decisions.
         clock: time of the ledger's steps.
+        taken_back: called after a rollback by this guard, for what follows from it elsewhere; traffic follows by itself.
     """
 
-    def __init__(self, engine: Engine, live: RolloutPolicy, *, served: Clock, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        live: RolloutPolicy,
+        *,
+        served: Clock,
+        clock: Clock,
+        taken_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._live = live
         self._served = served
         self._clock = clock
+        self._taken_back = taken_back
         self._policies: dict[str, RolloutPolicy] = {}
 
     def refresh(self) -> None:
@@ -124,6 +134,7 @@ class RolloutGuard:
             _log.info("the guard looks again: %s", error)
             return
         _log.critical("%s is taken back: %s", state.name, "; ".join(decision.reasons))
+        self._taken_back()
 
 
 def watched_harm(engine: Engine, rollout: str) -> Harm:

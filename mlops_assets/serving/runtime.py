@@ -26,6 +26,7 @@ from mlops_assets.rollout.guard import RolloutGuard
 from mlops_assets.rollout.ledger import splits
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, Decision, Features
+from mlops_assets.serving.deliveries import DeliveryProcess
 from mlops_assets.serving.forged_votes import ForgedVotes
 from mlops_assets.serving.metrics import ServingMetrics
 from mlops_assets.serving.models import SERVED_ALIASES, ServedModel, ServedModels
@@ -102,6 +103,7 @@ class ServingRuntime:
         self.answers = 0
         self.failures = 0
         self._guard: RolloutGuard | None = None
+        self._deliveries = DeliveryProcess()
         self._clock = clock
         self._started = time.monotonic()
 
@@ -223,6 +225,7 @@ class ServingRuntime:
         self.registry.stop()
         self.database_poll.stop()
         self._guard_poll.stop()
+        self._deliveries.stop()
         self._figures_poll.stop()
         self.forged_votes.stop()
         self.engine.dispose()
@@ -256,7 +259,10 @@ class ServingRuntime:
         if self._guard is None:
             policy = load_profile(self.settings.policy_profile).rollout
             clock = deployment_clock(self.settings.clock)
-            self._guard = RolloutGuard(self.readers, policy, served=self.clock, clock=clock)
+            self._guard = RolloutGuard(
+                self.readers, policy, served=self.clock, clock=clock, taken_back=self._deliveries.ask
+            )
+        self._deliveries.follow()
         self._guard.refresh()
 
     def _show_figures(self) -> None:

@@ -169,7 +169,8 @@ def test_forty_failures_in_four_hundred_are_a_rollback_within_one_refresh(engine
     """Five minutes until the controller's next tick are thousands of users."""
     state = under_way(engine, "5_percent")
     clock, at = FixedClock(BEGIN), BEGIN
-    guard = guard_of(engine, clock)
+    told: list[str] = []
+    guard = RolloutGuard(engine, POLICY, served=clock, clock=clock, taken_back=lambda: told.append("taken back"))
     answers = thousands(set(range(0, 400, 10)), set(range(0, 7_600, 1_520)))
     after_users = {}
     for begin in range(0, 8_000, 400):
@@ -179,6 +180,7 @@ def test_forty_failures_in_four_hundred_are_a_rollback_within_one_refresh(engine
         after_users[begin + 400] = kinds(engine, state)[-1]
     assert after_users[400] == "advanced"
     assert after_users[8_000] == "rolled_back"
+    assert told == ["taken back"]
     step = steps(engine, rollout=state.name)[-1]
     assert (step.user, step.state.share, step.state.number) == ("rollout", 0.0, state.number + 1)
     assert step.reasons[0].startswith("harm: failed requests")
