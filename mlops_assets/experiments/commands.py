@@ -19,7 +19,7 @@ from mlops_assets.experiments.experiments import (
     create_experiment,
     experiment_named,
 )
-from mlops_assets.experiments.nginx import Arm, write_nginx
+from mlops_assets.experiments.nginx import Arm, parse_arm, write_nginx
 from mlops_assets.experiments.segments import parse_segment
 from mlops_assets.foundation.agents import AGENTS, agent_spec
 from mlops_assets.foundation.clock import SystemClock
@@ -145,20 +145,16 @@ def _nginx(arguments: argparse.Namespace, engine: Engine) -> list[str]:
     experiment = experiment_named(engine, arguments.name)
     treatments = _addresses(experiment, arguments.treatment)
     files = write_nginx(
-        experiment, _arm(arguments.control), *treatments, listen=arguments.listen, folder=arguments.folder
+        experiment, parse_arm(arguments.control), *treatments, listen=arguments.listen, folder=arguments.folder
     )
     return [f"{_line(experiment)}: {files[0]}, {files[1]}", "then: nginx -t && nginx -s reload"]
-
-
-def _arm(text: str) -> Arm:
-    return Arm(*text.rpartition("=")[::2])
 
 
 def _addresses(experiment: Experiment, texts: Sequence[str]) -> list[Arm]:
     """Servers of the treatments, in the experiment's order."""
     if not experiment.more:
-        return [_arm(text) for text in texts]
-    by_alias = {text.partition("=")[0]: _arm(text.partition("=")[2]) for text in texts}
+        return [parse_arm(text) for text in texts]
+    by_alias = {text.partition("=")[0]: parse_arm(text.partition("=")[2]) for text in texts}
     aliases = list(experiment.treatments)
     if len(texts) != len(aliases) or set(by_alias) != set(aliases):
         raise InputError(

@@ -107,6 +107,15 @@ class Arm:
             raise InputError(f"{self.version!r} is no semantic version; write such as 2.1.0")
 
 
+def parse_arm(text: str) -> Arm:
+    """Read `host:port=version`, such as 10.0.0.7:8000=2.1.0.
+
+    Raises:
+        InputError: it is none.
+    """
+    return Arm(*text.rpartition("=")[::2])
+
+
 def write_nginx(experiment: Experiment, control: Arm, *treatments: Arm, listen: str, folder: Path) -> tuple[Path, Path]:
     """Write script and configuration of an experiment's present split; the same split gives the same files.
 

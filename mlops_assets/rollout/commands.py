@@ -16,6 +16,7 @@ from typing import get_args
 
 from sqlalchemy import Engine
 
+from mlops_assets.experiments.nginx import parse_arm
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import Clock, deployment_clock
@@ -103,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     history.set_defaults(run=_history)
     nginx = commands.add_parser("nginx", help="let an nginx in front of servers of their own follow a model's rollouts")
     nginx.add_argument("--model-name", required=True, choices=_MODELS)
-    nginx.add_argument("--champion", required=True, metavar="HOST:PORT", help="servers of the champion")
-    nginx.add_argument("--candidate", required=True, metavar="HOST:PORT", help="servers of the candidate")
+    nginx.add_argument("--champion", required=True, metavar="HOST:PORT=VERSION", help="servers of the champion")
+    nginx.add_argument("--candidate", required=True, metavar="HOST:PORT=VERSION", help="servers of the candidate")
     nginx.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT")
     nginx.add_argument("--folder", required=True, type=Path, help="where experiment.conf is, which nginx.conf includes")
     nginx.add_argument("--program", default="nginx", help="command line that runs nginx on its main configuration")
@@ -191,7 +192,11 @@ def _history(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator
 
 def _nginx(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:
     adapter = NginxAdapter(
-        shlex.split(arguments.program), arguments.folder, arguments.listen, arguments.champion, arguments.candidate
+        shlex.split(arguments.program),
+        arguments.folder,
+        arguments.listen,
+        parse_arm(arguments.champion),
+        parse_arm(arguments.candidate),
     )
     if not arguments.follow:
         done = follow_once(deployment.engine, arguments.model_name, adapter)

@@ -15,10 +15,14 @@ from sqlalchemy import Engine
 
 from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.experiments.nginx import CONFIGURATION, SCRIPT, Arm, write_nginx
+from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import InputError, MlopsError, NotReadyError, TransientError
 from mlops_assets.foundation.files import atomic_write
 from mlops_assets.governance.evidence import spec_of
+from mlops_assets.registry.catalogue import CANDIDATE
+from mlops_assets.registry.version_records import record_in_production
 from mlops_assets.rollout.ledger import current, splits
+from mlops_assets.rollout.state import RolloutState
 
 _SECONDS = 30.0
 # Together with nginx's reload, well below the second in which traffic follows the ledger.
@@ -31,17 +35,17 @@ class NginxAdapter:
     """Brings splits to one running nginx.
 
     `program`: the command line that runs nginx on its main configuration, such as `("nginx",)` or
-    `("nginx", "-p", "/srv", "-c", "/srv/nginx.conf")`; that configuration includes `experiment.conf` of `folder`. `listen`,
-    `champion` and `candidate` are addresses host:port.
+    `("nginx", "-p", "/srv", "-c", "/srv/nginx.conf")`; that configuration includes `experiment.conf` of `folder`. `listen` is
+    an address host:port; `champion` and `candidate` are servers, and the versions that they serve.
     """
 
     program: Sequence[str]
     folder: Path
     listen: str
-    champion: str
-    candidate: str
+    champion: Arm
+    candidate: Arm
 
-    def apply(self, experiment: Experiment, champion_version: str) -> bool:
+    def apply(self, experiment: Experiment) -> bool:
         """Write the split, let nginx check it, and reload; False when it is what nginx has already.
 
         A reload keeps the old workers until their requests are answered, so none is dropped.
@@ -54,8 +58,8 @@ class NginxAdapter:
         before = [file.read_bytes() if file.is_file() else None for file in files]
         write_nginx(
             experiment,
-            Arm(self.champion, champion_version),
-            Arm(self.candidate, experiment.treatment_version or champion_version),
+            self.champion,
+            self.candidate,
             listen=self.listen,
             folder=self.folder,
         )
@@ -85,29 +89,37 @@ class NginxAdapter:
 def follow_once(engine: Engine, model_name: str, adapter: NginxAdapter) -> bool:
     """Bring the model's split as the ledger has it now; True when nginx was reloaded.
 
-    A rollout that was taken back or aborted sends everybody to the champion; one that is completed, to the candidate.
+    A rollout that was taken back or aborted sends everybody to the champion; one that is completed, to the candidate, as long
+    as that is in production.
 
     Raises:
         NotReadyError: the model never had a rollout.
-        InputError, TransientError: see `NginxAdapter.apply`.
+        InputError: the rollout is of other versions than these servers have: what nginx has stays; or see
+            `NginxAdapter.apply`, as for TransientError.
     """
     agent = spec_of(model_name).name
     state = current(engine, model_name)
     if state is None:
         raise NotReadyError(f"{model_name} never had a rollout; start one, then its split can be followed")
-    experiment = splits(engine).get(agent)
-    if experiment is None or experiment.name != state.name:
-        experiment = Experiment(
-            state.name,
-            agent,
-            state.salt,
-            "candidate",
-            0.0,
-            "paused",
-            state.started_at,
-            treatment_version=state.candidate,
+    served = adapter.champion.version, adapter.candidate.version
+    if served != (state.champion, state.candidate):
+        raise InputError(
+            f"{state.name} is of {state.candidate} against {state.champion}, and the servers are said to have {served[1]} and "
+            f"{served[0]}; nginx keeps what it has: name servers of these versions"
         )
-    return adapter.apply(experiment, state.champion)
+    return adapter.apply(_split(engine, agent, state))
+
+
+def _split(engine: Engine, agent: str, state: RolloutState) -> Experiment:
+    split = splits(engine).get(agent)
+    if split is not None and split.completed:
+        with read_transaction(engine) as session:
+            champion = record_in_production(session, state.model_name)
+        # Production was given back by hand after the rollout.
+        split = None if champion is None or champion.semver != state.candidate else split
+    if split is not None and split.name == state.name:
+        return split
+    return Experiment(state.name, agent, state.salt, CANDIDATE, 0.0, "paused", state.started_at)
 
 
 def follow(engine: Engine, model_name: str, adapter: NginxAdapter, stopping: threading.Event) -> None:

@@ -14,14 +14,16 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from mlops_assets.experiments.nginx import CONFIGURATION
+from mlops_assets.experiments.nginx import CONFIGURATION, SCRIPT, Arm, write_nginx
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.rollout.ledger import current, splits
 from mlops_assets.rollout.nginx import NginxAdapter, follow, follow_once
 from mlops_assets.rollout.state import RolloutState
 from mlops_assets_tests.experiments.test_nginx import FRAME, MODULE, upstream
 from mlops_assets_tests.programs import free_port, system_program, wait_for
-from mlops_assets_tests.rollout.ledgers import begin, go
+from mlops_assets_tests.rollout.conftest import MODEL as TOWER_MODEL
+from mlops_assets_tests.rollout.conftest import Tower
+from mlops_assets_tests.rollout.ledgers import begin, climb, go
 from mlops_assets_tests.rollout.rollouts import rollout
 from mlops_assets_tests.serving.live import run_async
 from mlops_assets_tests.serving.loopback import served
@@ -91,7 +93,8 @@ def adapter(nginx: str, tmp_path: Path) -> Iterator[NginxAdapter]:
     (tmp_path / "nginx.conf").write_text(FRAME.format(folder=tmp_path, module=MODULE))
     with ExitStack() as stack:
         champion, candidate = (
-            f"127.0.0.1:{stack.enter_context(served(upstream(name)))}" for name in ("champion", "candidate")
+            Arm(f"127.0.0.1:{stack.enter_context(served(upstream(name)))}", version)
+            for name, version in (("champion", "1.0.0"), ("candidate", "1.1.0"))
         )
         command = (nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"))
         yield NginxAdapter(command, tmp_path, f"127.0.0.1:{free_port()}", champion, candidate)
@@ -102,11 +105,8 @@ def first_split(adapter: NginxAdapter, engine: Engine) -> None:
     try:
         follow_once(engine, MODEL, adapter)
     except TransientError:
-        from mlops_assets.experiments.nginx import Arm, write_nginx
-
         split = splits(engine)["execution"]
-        arms = Arm(adapter.champion, "1.0.0"), Arm(adapter.candidate, "1.1.0")
-        write_nginx(split, *arms, listen=adapter.listen, folder=adapter.folder)
+        write_nginx(split, adapter.champion, adapter.candidate, listen=adapter.listen, folder=adapter.folder)
 
 
 def next_change(engine: Engine, state: RolloutState, number: int) -> RolloutState:
@@ -180,17 +180,49 @@ def test_a_configuration_that_nginx_refuses_leaves_the_old_one(adapter: NginxAda
         assert (adapter.folder / CONFIGURATION).read_bytes() == good
         assert _answers(adapter.listen)
     with pytest.raises(TransientError, match="cannot be reloaded, is it running"):
-        follow_once(sqlite_engine, MODEL, replace(adapter, candidate="127.0.0.1:9"))
+        follow_once(sqlite_engine, MODEL, replace(adapter, candidate=Arm("127.0.0.1:9", "1.1.0")))
     assert (adapter.folder / CONFIGURATION).read_bytes() == good
     with pytest.raises(TransientError, match="cannot be run"):
-        follow_once(sqlite_engine, MODEL, replace(adapter, program=("/no/nginx",), candidate="127.0.0.1:9"))
+        follow_once(
+            sqlite_engine, MODEL, replace(adapter, program=("/no/nginx",), candidate=Arm("127.0.0.1:9", "1.1.0"))
+        )
 
 
 def test_without_a_rollout_there_is_nothing_to_follow(tmp_path: Path, sqlite_engine: Engine) -> None:
     """Who names the wrong model would wait for ever."""
-    adapter = NginxAdapter(("nginx",), tmp_path, "127.0.0.1:1", "a:1", "b:1")
+    adapter = NginxAdapter(("nginx",), tmp_path, "127.0.0.1:1", Arm("a:1", "1.0.0"), Arm("b:1", "1.1.0"))
     with pytest.raises(NotReadyError, match="never had a rollout; start one"):
         follow_once(sqlite_engine, MODEL, adapter)
     with pytest.raises(InputError, match="unknown model 'another'"):
         follow_once(sqlite_engine, "another", adapter)
     assert current(sqlite_engine, MODEL) is None
+
+
+def test_the_next_rollout_needs_its_own_servers(tmp_path: Path, sqlite_engine: Engine) -> None:
+    """The servers of the last rollout would answer under the names of versions that they do not have."""
+    begin(sqlite_engine, rollout(candidate="1.2.0", champion="1.1.0"))
+    adapter = NginxAdapter(("nginx",), tmp_path, "127.0.0.1:1", Arm("a:1", "1.0.0"), Arm("b:1", "1.1.0"))
+    with pytest.raises(
+        InputError, match=r"is of 1\.2\.0 against 1\.1\.0, and the servers are said to have 1\.1\.0 and 1\.0\.0"
+    ):
+        follow_once(sqlite_engine, MODEL, adapter)
+    assert not (tmp_path / CONFIGURATION).exists()
+
+
+@pytest.mark.parametrize(("champion", "arm"), [("1.1.0", "treatment"), ("1.0.0", "control")])
+def test_production_that_was_given_back_is_followed(
+    tmp_path: Path, small_tower: Tower, champion: str, arm: str
+) -> None:
+    """The day after its promotion a version is rolled back by hand, and the proxy goes on sending everybody to it."""
+    tower = small_tower
+    state = begin(tower.engine, rollout(model_name=TOWER_MODEL, agent="requirements"))
+    state = go(tower.engine, climb(tower.engine, state, "100_percent"), "promoting")
+    tower.registry.promote_to_production(TOWER_MODEL, "1.1.0", user="tests", reason="tests")
+    go(tower.engine, state, "completed")
+    if champion == "1.0.0":
+        tower.registry.rollback_model(TOWER_MODEL, "1.0.0", user="tests", reason="tests")
+    adapter = NginxAdapter(("true",), tmp_path, "127.0.0.1:1", Arm("a:1", "1.0.0"), Arm("b:1", "1.1.0"))
+    assert follow_once(tower.engine, TOWER_MODEL, adapter)
+    script = (tmp_path / SCRIPT).read_text()
+    assert ("return 'treatment'" in script) == (arm == "treatment")
+    assert not follow_once(tower.engine, TOWER_MODEL, adapter)
