@@ -1,5 +1,6 @@
 """Steps written into a real ledger, for tests of what follows it."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Engine
@@ -32,3 +33,26 @@ def climb(engine: Engine, state: RolloutState, stage: StageName) -> RolloutState
     while state.stage != stage:
         state = go(engine, state, "advanced")
     return state
+
+
+def next_change(engine: Engine, state: RolloutState, number: int) -> RolloutState:
+    """Up to 100 %, back from there by hand or for harm, and up again with the next rollout."""
+    if not state.active:
+        name = f"rollout-{state.agent}-{state.candidate}-{state.number + 1}"
+        fresh = replace(
+            state,
+            name=name,
+            salt=f"salt-{number}",
+            number=state.number + 1,
+            status="running",
+            stage="shadow",
+            share=0.0,
+        )
+        return begin(engine, fresh)
+    if state.status == "paused":
+        return go(engine, state, "resumed")
+    if number % 7 == 3:
+        return go(engine, state, "paused")
+    if state.stage == "100_percent" or number % 11 == 10:
+        return go(engine, state, "rolled_back")
+    return go(engine, state, "advanced")

@@ -18,12 +18,11 @@ from mlops_assets.experiments.nginx import CONFIGURATION, SCRIPT, Arm, write_ngi
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.rollout.ledger import current, splits
 from mlops_assets.rollout.nginx import NginxAdapter, follow, follow_once
-from mlops_assets.rollout.state import RolloutState
 from mlops_assets_tests.experiments.test_nginx import FRAME, MODULE, upstream
 from mlops_assets_tests.programs import free_port, system_program, wait_for
 from mlops_assets_tests.rollout.conftest import MODEL as TOWER_MODEL
 from mlops_assets_tests.rollout.conftest import Tower
-from mlops_assets_tests.rollout.ledgers import begin, climb, go
+from mlops_assets_tests.rollout.ledgers import begin, climb, go, next_change
 from mlops_assets_tests.rollout.rollouts import rollout
 from mlops_assets_tests.serving.live import run_async
 from mlops_assets_tests.serving.loopback import served
@@ -107,22 +106,6 @@ def first_split(adapter: NginxAdapter, engine: Engine) -> None:
     except TransientError:
         split = splits(engine)["execution"]
         write_nginx(split, adapter.champion, adapter.candidate, listen=adapter.listen, folder=adapter.folder)
-
-
-def next_change(engine: Engine, state: RolloutState, number: int) -> RolloutState:
-    """Up to 100 %, back from there by hand or for harm, and up again with the next rollout."""
-    if not state.active:
-        fresh = rollout(
-            number=state.number + 1, name=f"rollout-execution-1.1.0-{state.number + 1}", salt=f"salt-{number}"
-        )
-        return begin(engine, fresh)
-    if state.status == "paused":
-        return go(engine, state, "resumed")
-    if number % 7 == 3:
-        return go(engine, state, "paused")
-    if state.stage == "100_percent" or number % 11 == 10:
-        return go(engine, state, "rolled_back")
-    return go(engine, state, "advanced")
 
 
 @pytest.mark.slow

@@ -15,17 +15,20 @@ from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.rollout.state import RolloutState
 from mlops_assets.serving.api_documents import example_request
 from mlops_assets_tests.programs import wait_for
-from mlops_assets_tests.rollout.ledgers import begin, climb, go
+from mlops_assets_tests.rollout.ledgers import begin, climb, go, next_change
 from mlops_assets_tests.rollout.rollouts import rollout
 from mlops_assets_tests.serving.live import Answers, LiveServer, load
 from mlops_assets_tests.serving.versions import register_linear_version
 
 pytestmark = pytest.mark.slow
+CHANGED = AGENTS["requirements"]
 WON, LOST = AGENTS["execution"], AGENTS["generation"]
 FOLLOWS_SECONDS = 1.0
 # An alias is looked at by the mirror, fetched, and loaded by the server.
 SWAP_SECONDS = 2.0
 RATE = 100.0
+CHANGES, CHANGED_RATE = 50, 200.0
+TAKEN_BACK_SECONDS = 2.0
 
 
 def state_of(spec: AgentSpec) -> RolloutState:
@@ -100,3 +103,41 @@ def test_one_wins_and_one_is_taken_back(served_home: Path, new_server: Callable[
     # In the end there is a champion, and no split.
     assert late[-1]["experiment"] is None
     assert served(server, WON, "champion") == "2.0.0"
+
+
+def test_fifty_changes_drop_no_request(served_home: Path, new_server: Callable[..., LiveServer]) -> None:
+    """A change of the split that loses requests, or a version that answers on for seconds after it was taken back."""
+    settings = load_settings({"MLOPS_HOME": str(served_home)})
+    engine: Engine = create_operational_engine(settings.database)
+    store = MlflowStore(settings.tracking_uri)
+    number = register_linear_version(settings.tracking_uri, CHANGED, "2.0.0", seed=8)
+    server = new_server(served_home)
+    taken_back: list[tuple[float, float]] = []
+
+    def happen() -> None:
+        state = begin(engine, state_of(CHANGED))
+        store.set_alias(CHANGED.registered_model, "candidate", number)
+        wait_for(lambda: served(server, CHANGED, "candidate") == "2.0.0", 3 * SWAP_SECONDS)
+        for change in range(CHANGES):
+            time.sleep(0.5)
+            before, state = state, next_change(engine, state, change)
+            if state.share == 0.0 < before.share or state.status == "paused":
+                decided = time.time()
+                # Long enough to see whether it still answers.
+                time.sleep(TAKEN_BACK_SECONDS + 0.2)
+                taken_back.append((decided, time.time()))
+        if state.active:
+            go(engine, state, "rolled_back")
+        store.drop_alias(CHANGED.registered_model, "candidate")
+
+    def ask(number: int) -> dict[str, Any]:
+        return example_request(CHANGED) | {"user_id": f"user-{number % 1000}"}
+
+    answers = load(server.url, ask, rate=CHANGED_RATE, seconds=1, meanwhile=happen)
+    engine.dispose()
+    assert answers.statuses.keys() == {200}, answers.statuses
+    by_candidate = [came for came, _, _, document in answers.all if document["model"]["version"] == "2.0.0"]
+    assert len(by_candidate) > 1000
+    assert len(taken_back) >= 8
+    after = [came - decided for decided, until in taken_back for came in by_candidate if decided < came < until]
+    assert max(after, default=0.0) < TAKEN_BACK_SECONDS
