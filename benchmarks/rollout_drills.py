@@ -39,13 +39,14 @@ from benchmarks.rollout_traffic import (
     arrivals,
     serve,
 )
+from mlops_assets.experiments.metrics import excess
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageName, load_profile
 from mlops_assets.rollout.advance import Decision, Observation, ShadowFindings, advance, guard_decision
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.evidence import RolloutEvidence
 from mlops_assets.rollout.harm import Harm
-from mlops_assets.rollout.limits import slow_thresholds
+from mlops_assets.rollout.limits import pair_of, slow_thresholds
 from mlops_assets.rollout.state import RolloutState, after
 
 TABLE = Path(__file__).with_name("rollout_drills.md")
@@ -125,15 +126,25 @@ class Rollout:
 
     def _units(self, come: Arrivals, served: Served, slow: dict[str, NDArray[np.bool_]]) -> list[Unit]:
         requests = np.bincount(come.user, minlength=len(come.draw))
+        pair = self._pair(served) if self.state.share == 1.0 else {}
         means = {
             name: np.bincount(come.user, weights=values, minlength=len(come.draw)) / requests
-            for name, values in {"failed": served.failed, **slow, "wrong": served.wrong}.items()
+            for name, values in {"failed": served.failed, **slow, "wrong": served.wrong, **pair}.items()
         }
         units = _as_units(served.treated, self.state.share, means)
         names = [f"wrong[browser={name}]" for name, _ in self.traffic.browsers]
         for unit, browser in zip(units, come.browser.tolist(), strict=True):
             unit.outcomes[names[browser]] = unit.outcomes["wrong"]  # type: ignore[index]
         return units
+
+    def _pair(self, served: Served) -> dict[str, Float]:
+        """What the shadow tells of candidate and champion on the same requests, as `metrics.observed` makes it."""
+        pair = pair_of(self.state, POLICY)
+        slow_ms = pair.slow_ratio * float(np.quantile(served.beside_ms, 0.95))
+        slow, champion_slow = ((ms > slow_ms).astype(float) for ms in (served.ms, served.beside_ms))
+        wrong, champion_wrong = (one.astype(float) for one in (served.wrong, served.beside_wrong))
+        kept = pair.accuracy_kept
+        return {"slower": excess(slow, champion_slow, 1.0), "worse": excess(wrong, champion_wrong, kept)}
 
 
 def _as_units(treated: NDArray[np.bool_], share: float, metrics: Mapping[str, NDArray[np.generic]]) -> list[Unit]:
@@ -322,6 +333,8 @@ of users by 0.3, of requests by 0.5); errors and wrong decisions of two requests
 chromium 60 %, firefox 20 %, webkit 20 %. A candidate is as good as the champion in the shadow, and what it is from its first
 user on. The guard reads first answers every 5 minutes. Users are looked at 2 h after they came, once an hour: the product
 does so every 5 minutes, with error rates that hold at any number of looks, and finds harm half an hour sooner than here.
+In the last stage the former champion is asked the same requests in the shadow; its errors there, and its time beyond what
+is the user's, have nothing to do with the candidate's.
 
 Naive (ROLL-3, ROLL-4), on the same users: every 5 minutes of each stage, twice the errors, 1.5 times the 95th percentile or
 5 % less accuracy in the stage's requests so far is a rollback; a stage is passed after its hours.

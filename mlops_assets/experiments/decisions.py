@@ -3,23 +3,25 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import pandas as pd
-from sqlalchemy import Text, cast, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, Text, and_, cast, select
+from sqlalchemy.orm import Session, aliased
 
-from mlops_assets.experiments.metrics import MetricScale, user_means
-from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
+from mlops_assets.experiments.metrics import MetricScale, Pair, user_means
+from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord, ShadowPredictionRecord
 
 KEYS_A_QUERY = 5_000
 
 
 def decisions(
-    session: Session, experiment: str, begin: datetime | None, end: datetime, slices: Sequence[str]
+    session: Session, experiment: str, begin: datetime | None, end: datetime, scale: MetricScale
 ) -> pd.DataFrame:
     """Return an experiment's decisions with their outcomes, in their order of time: those after `begin`, up to `end`.
 
-    Of users who are known, with the columns that `metrics.first_windows` takes; `slices` are more of the prediction log.
+    Of users who are known, with the columns that `metrics.first_windows` takes on this scale; those of a pair, actions and
+    ms in the shadow, where everybody had the treatment.
     """
     prediction, outcome = PredictionRecord, OutcomeRecord
     query = (
@@ -35,7 +37,7 @@ def decisions(
             cast(prediction.arms, Text).label("arms"),
             outcome.reward,
             outcome.best_action,
-            *(getattr(prediction, column) for column in slices),
+            *(getattr(prediction, column) for column in scale.slices),
         )
         .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
         .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
@@ -43,11 +45,28 @@ def decisions(
     )
     if begin is not None:
         query = query.where(prediction.event_time > begin)
+    if scale.pair is not None:
+        query = _with_pair(query, scale.pair)
     rows = session.execute(query).all()
     frame = pd.DataFrame(rows, columns=[column["name"] for column in query.column_descriptions])
     arms = {text: json.loads(text) for text in frame["arms"].dropna().unique()}
     frame["arms"] = pd.Series([arms.get(text) for text in frame["arms"]], index=frame.index, dtype=object)
     return frame[frame["treatment_share"].notna()] if len(frame) else frame
+
+
+def _with_pair(query: Select[Any], pair: Pair) -> Select[Any]:
+    """Add what both versions answered in the shadow to decisions of the treatment for everybody."""
+    for name, version in (("first", pair.first), ("second", pair.second)):
+        asked = aliased(ShadowPredictionRecord)
+        same = and_(
+            asked.prediction_id == PredictionRecord.prediction_id,
+            asked.model_name == pair.model_name,
+            asked.model_version == version,
+            PredictionRecord.treatment_share == 1.0,
+        )
+        columns = asked.action.label(f"{name}_action"), asked.latency_ms.label(f"{name}_ms")
+        query = query.add_columns(*columns).outerjoin(asked, same)
+    return query
 
 
 def metrics_before(

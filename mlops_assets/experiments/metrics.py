@@ -4,12 +4,33 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops_assets.experiments.assignment import TREATMENT
 
+Rates = TypeVar("Rates", float, "pd.Series[float]", "NDArray[np.float64]")
+SLOWER, WORSE = "slower", "worse"
 _USER = ["user_hash", "treatment_share"]
+_PERCENTILE = 0.95
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two versions that were asked the same requests in the shadow, where nobody is left whom the first one answers.
+
+    An answer is slow beyond `slow_ratio` times the first one's 95th percentile of the same look: both had the same machine.
+    `accuracy_kept`: share of the first one's accuracy that the second one should keep.
+    """
+
+    model_name: str
+    first: str
+    second: str
+    slow_ratio: float
+    accuracy_kept: float
 
 
 @dataclass(frozen=True)
@@ -17,13 +38,19 @@ class MetricScale:
     """What metrics are measured by: the reward's bounds, and from how many ms on a request is slow, by metric.
 
     `slices` are columns of the prediction log: for each of their values, wrong decisions there are a metric of its own,
-    such as `wrong[browser=webkit]`.
+    such as `wrong[browser=webkit]`. With a `pair`, decisions of which both versions are known have its metrics too.
     """
 
     reward_low: float
     reward_high: float
     slow: Mapping[str, float]
     slices: tuple[str, ...] = ()
+    pair: Pair | None = None
+
+
+def excess(second: Rates, first: Rates, kept: float) -> Rates:
+    """Return `second - kept * first`, both from 0 to 1, on a scale from 0 to 1; of a limit of it, with `first` 0."""
+    return (second - kept * first + kept) / (1.0 + kept)
 
 
 def first_windows(
@@ -64,7 +91,8 @@ def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
     """Return the metrics of each decision; NaN without an observation.
 
     Args:
-        rows: with the columns `fallback`, `latency_ms`, `action`, `best_action` and `reward`.
+        rows: with the columns `fallback`, `latency_ms`, `action`, `best_action` and `reward`; with a pair, those of
+            `decisions.decisions` for it.
         scale: what they are measured by.
     """
     lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
@@ -74,8 +102,22 @@ def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
             **{metric: (rows["latency_ms"] > limit).astype(float) for metric, limit in scale.slow.items()},
             "wrong": (rows["best_action"] != rows["action"]).astype(float).where(rows["best_action"].notna()),
             "loss": lost.astype(float).clip(0.0, 1.0),
+            **({} if scale.pair is None else _paired(rows, scale.pair)),
         }
     )
+
+
+def _paired(rows: pd.DataFrame, pair: Pair) -> dict[str, "pd.Series[float]"]:
+    """How much more often the second version is slow, and wrong, than the first on the same request: see `excess`."""
+    first_ms, second_ms = (rows[column].astype(float) for column in ("first_ms", "second_ms"))
+    asked = first_ms.notna() & second_ms.notna()
+    slow_ms = pair.slow_ratio * first_ms[asked].quantile(_PERCENTILE)
+    slow = [(ms > slow_ms).astype(float) for ms in (first_ms, second_ms)]
+    wrong = [(rows[column] != rows["best_action"]).astype(float) for column in ("first_action", "second_action")]
+    return {
+        SLOWER: excess(slow[1], slow[0], 1.0).where(asked),
+        WORSE: excess(wrong[1], wrong[0], pair.accuracy_kept).where(asked & rows["best_action"].notna()),
+    }
 
 
 def _sliced(

@@ -103,7 +103,7 @@ def take_look(engine: Engine, experiment: str, design: LookDesign, scale: Metric
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found, versions = pin(decisions(session, experiment, begin, cutoff + window, scale.slices), versions, cutoff)
+        found, versions = pin(decisions(session, experiment, begin, cutoff + window, scale), versions, cutoff)
         # While nobody has the treatment, nobody is an observation.
         found = found[found["treatment_share"] > 0.0]
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []

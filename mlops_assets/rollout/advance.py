@@ -11,7 +11,7 @@ from typing import Literal
 
 from mlops_assets.foundation.profiles import RolloutPolicy, ShadowGate, StageName
 from mlops_assets.rollout.calendar import closed
-from mlops_assets.rollout.state import Baseline, RolloutState
+from mlops_assets.rollout.state import Rate, RolloutState
 
 Action = Literal["hold", "advance", "promote", "rollback", "abort", "supersede"]
 
@@ -30,7 +30,7 @@ class StageFindings:
     """What users of the present stage have shown so far.
 
     `log_e_harm` is over all limits, slices and servers' guard; `harm` says what is worst. `split`: why the arms cannot be
-    compared, None while the split is right. `baseline`: the champion's rates for the last stage.
+    compared, None while the split is right. `baseline`: the champion's rate of failed requests.
     """
 
     control_users: int = 0
@@ -39,7 +39,7 @@ class StageFindings:
     harm: str = ""
     criteria: tuple[Criterion, ...] = ()
     split: str | None = None
-    baseline: Baseline | None = None
+    baseline: Rate | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Decision:
     reasons: tuple[str, ...]
     to: StageName | None = None
     slow_ms: float | None = None
-    baseline: Baseline | None = None
+    baseline: Rate | None = None
     stalled: bool = False
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlops_assets.experiments.batches import Batches, by_traffic_share
-from mlops_assets.experiments.sequential import Evidence, Limit
+from mlops_assets.experiments.sequential import Evidence
 from mlops_assets.experiments.srm import Assigned, check_split
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
@@ -19,21 +19,15 @@ from mlops_assets.rollout.advance import Criterion, StageFindings
 from mlops_assets.rollout.harm import Harm, evidence_from
 from mlops_assets.rollout.limits import (
     FAILED,
-    NAMES,
     STAGE_OF,
-    WRONG,
     Name,
     in_words,
-    limit_of,
+    kept_test,
     metric_of,
-    rate_of,
-    slow_metric,
+    names_of,
 )
-from mlops_assets.rollout.state import Baseline, Rate
+from mlops_assets.rollout.state import Rate
 
-# The candidate as good as the champion, half as far within the limit, and half as far again beyond.
-_KEPT_SIZES, _KEPT_WEIGHTS = (1.0, 0.5, 1.5), (0.7, 0.15, 0.15)
-_SMALLEST_DISTANCE = 1e-4
 _SPLIT_ALPHA = 0.001
 _BASELINE_CONFIDENCE = 0.95
 
@@ -94,13 +88,13 @@ class RolloutEvidence:
             return self
         return replace(self, stage=stage, kept={}, control={}, treatment={}, users=(0, 0))
 
-    def updated(self, units: Sequence[Unit], policy: RolloutPolicy, baseline: Baseline | None) -> "RolloutEvidence":
+    def updated(self, units: Sequence[Unit], policy: RolloutPolicy, baseline: Rate | None) -> "RolloutEvidence":
         """Return the evidence with the users of one more look.
 
         Args:
             units: users, each with his outcomes at one traffic share.
             policy: of the rollout.
-            baseline: the champion's rates before the last stage, needed in that stage alone.
+            baseline: the champion's rate of failed requests before the last stage, needed in that stage alone.
         """
         present = [unit for unit in units if STAGE_OF.get(unit.treatment_share) == self.stage]
         treated = sum(unit.treatment for unit in present)
@@ -123,7 +117,7 @@ class RolloutEvidence:
             limits = policy.stages[self.stage]
             criteria = tuple(
                 Criterion(name, self._words(name, limits, policy), self.kept[name].log_e if name in self.kept else 0.0)
-                for name in NAMES
+                for name in names_of(self.stage)
             )
         return StageFindings(
             control_users=self.users[0],
@@ -132,7 +126,7 @@ class RolloutEvidence:
             harm=self.harm.words(policy),
             criteria=criteria,
             split=self._split(),
-            baseline=self._baseline(policy),
+            baseline=self.champion[FAILED].rate() if FAILED in self.champion else None,
         )
 
     def document(self) -> dict[str, Any]:
@@ -158,19 +152,16 @@ class RolloutEvidence:
             assigned={share: (control, treated) for share, control, treated in document["assigned"]},
         )
 
-    def _kept(
-        self, present: Batches | None, policy: RolloutPolicy, baseline: Baseline | None
-    ) -> Mapping[str, Evidence]:
+    def _kept(self, present: Batches | None, policy: RolloutPolicy, baseline: Rate | None) -> Mapping[str, Evidence]:
         if self.stage == "shadow" or present is None:
             return self.kept
         limits, kept = policy.stages[self.stage], dict(self.kept)
-        for name in NAMES:
-            limit, effect = _opposite(name, limits, policy, baseline if self.stage == "100_percent" else None)
-            evidence = kept.get(name) or Evidence(
-                limit, effect, relative=False, sizes=_KEPT_SIZES, weights=_KEPT_WEIGHTS
+        for name in names_of(self.stage):
+            evidence = kept.get(name) or kept_test(
+                name, limits, policy, baseline if self.stage == "100_percent" else None
             )
             for batch in present.of(metric_of(name, limits)):
-                if batch.share < 1.0 or limit.fixed:
+                if batch.share < 1.0 or evidence.limit.fixed:
                     evidence = evidence.updated(batch)
             kept[name] = evidence
         return kept
@@ -187,16 +178,6 @@ class RolloutEvidence:
             "loses users on the way, so nothing can be compared"
         )
 
-    def _baseline(self, policy: RolloutPolicy) -> Baseline | None:
-        metrics = {
-            "failed": FAILED,
-            "slow": slow_metric(policy.stages["100_percent"].max_latency_ratio),
-            "wrong": WRONG,
-        }
-        if any(metric not in self.champion for metric in metrics.values()):
-            return None
-        return Baseline(**{name: self.champion[metric].rate() for name, metric in metrics.items()})
-
     def _words(self, name: Name, limits: StageLimits, policy: RolloutPolicy) -> str:
         metric = metric_of(name, limits)
         treated, control = (arm[metric].mean if metric in arm else None for arm in (self.treatment, self.control))
@@ -204,18 +185,6 @@ class RolloutEvidence:
 
 
 _ARMS = ("control", "treatment", "champion")
-
-
-def _opposite(
-    name: Name, limits: StageLimits, policy: RolloutPolicy, baseline: Baseline | None
-) -> tuple[Limit, float | None]:
-    """The limit from its other side, which is to be refuted, and how far from it the candidate is expected."""
-    limit = limit_of(name, limits, policy, baseline, above=True)
-    if not limit.fixed:
-        return limit, None
-    if baseline is None or name == "floor":
-        return limit, policy.accuracy_effect
-    return limit, max(limit.delta - rate_of(name, baseline).mean, _SMALLEST_DISTANCE)
 
 
 def _plus(known: Arm, units: Sequence[Unit]) -> Arm:

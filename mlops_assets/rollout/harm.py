@@ -9,13 +9,15 @@ from mlops_assets.experiments.batches import Batches, by_traffic_share
 from mlops_assets.experiments.sequential import Evidence, Limit, log_sum
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import RolloutPolicy, StageName
-from mlops_assets.rollout.limits import NAMES, STAGE_OF, Name, in_words, limit_of, metric_of
-from mlops_assets.rollout.state import Baseline
+from mlops_assets.rollout.limits import NAMES, STAGE_OF, Name, harm_test, in_words, limit_of, metric_of, names_of
+from mlops_assets.rollout.state import Rate
 
 # The servers' guard and the looks at users' outcomes: half of the error budget each.
 _WATCHES = 2
 # Slices that harm is looked for in: the first that are seen.
 _MOST_SLICES = 32
+# Of the budget: the same requests soon prove harm, so that these can do with less.
+_PARTS: Mapping[str, float] = {"slower": 0.25, "worse": 0.25}
 # Harm may begin late: every so many users, a part of the stake is bet anew.
 _USERS_A_PLACING = 1000
 
@@ -34,12 +36,12 @@ class Harm:
         self,
         units: Sequence[Unit],
         policy: RolloutPolicy,
-        baseline: Baseline | None,
+        baseline: Rate | None,
         known: Mapping[float, Batches] | None = None,
     ) -> "Harm":
         """Return it with more users, each with outcomes at one traffic share; limits are those of that share's stage.
 
-        The baseline is needed for users of the last stage; without it these are passed over. `known`: the users by traffic
+        The baseline is needed for failures in the last stage; without it these are passed over. `known`: the users by traffic
         share, where they are looked at for more than harm.
         """
         looked = by_traffic_share(units) if known is None else known
@@ -48,10 +50,11 @@ class Harm:
             return self
         counted = self.counted + len(units)
         tests = {**self.tests}
-        for name in [*self.names, *(self._slices(units) if self.sliced else [])]:
+        limited_there = {name for share in shares for name in names_of(STAGE_OF[share])}
+        names = [name for name in self.names if name in limited_there]
+        for name in [*names, *(self._slices(units) if self.sliced else [])]:
             limited: Name = name if name in NAMES else "accuracy"
-            effect = {"errors": policy.error_effect, "latency": policy.slow_effect}.get(limited, policy.accuracy_effect)
-            test = tests.get(name) or Evidence(Limit(), effect, relative=False).placed_again()
+            test = tests.get(name) or harm_test(limited, policy).placed_again()
             for share in shares:
                 test = _with_share(test, looked[share], share, name, limited, policy, baseline)
             tests[name] = test
@@ -102,8 +105,8 @@ class Harm:
         return [*known, *sorted(seen - set(known))][:_MOST_SLICES]
 
     def _weights(self) -> dict[str, float]:
-        part = 1.0 / (len(self.names) + self.sliced)
-        return {name: part if name in NAMES else part / _MOST_SLICES for name in self.tests}
+        part = 1.0 / (sum(_PARTS.get(name, 1.0) for name in self.names) + self.sliced)
+        return {name: part * (_PARTS.get(name, 1.0) if name in NAMES else 1.0 / _MOST_SLICES) for name in self.tests}
 
 
 def evidence_from(document: Mapping[str, Any]) -> Evidence:
@@ -122,13 +125,14 @@ def _with_share(
     name: str,
     limited: Name,
     policy: RolloutPolicy,
-    baseline: Baseline | None,
+    baseline: Rate | None,
 ) -> Evidence:
-    last = share == 1.0
+    stage = STAGE_OF[share]
+    last = stage == "100_percent"
     # Of a slice, nothing is known that the last stage could be held against.
-    if last and (baseline is None or name not in NAMES):
+    if limited not in names_of(stage) or (last and (name not in NAMES or (name == "errors" and baseline is None))):
         return test
-    limits = policy.stages[STAGE_OF[share]]
+    limits = policy.stages[stage]
     limit = limit_of(limited, limits, policy, baseline if last else None)
     test = replace(test, limit=limit)
     metric = metric_of(limited, limits) if name in NAMES else name

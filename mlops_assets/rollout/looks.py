@@ -1,6 +1,6 @@
 """Looks at a rollout's users, and the evidence that is kept with them; what follows from it is `advance.py`'s.
 
-A look keeps the stage and the champion's rates that its users are judged by, in the transaction that stores the look. So
+A look keeps the stage and the champion's rate that its users are judged by, in the transaction that stores the look. So
 its evidence follows from stored rows alone: whoever finds it, and whenever, finds the same.
 """
 
@@ -19,7 +19,7 @@ from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.profiles import RolloutPolicy, StageName
 from mlops_assets.foundation.tables import ExperimentLook, PredictionRecord
 from mlops_assets.rollout.evidence import RolloutEvidence
-from mlops_assets.rollout.limits import slow_thresholds
+from mlops_assets.rollout.limits import pair_of, slow_thresholds
 from mlops_assets.rollout.state import RolloutState, baseline_from
 
 # Within each of their values, a candidate must not be wrong more often than it may be over all users.
@@ -93,7 +93,8 @@ def look_at(
     """
     # The champion's latency is known after the shadow stage; before it ends, nobody has the candidate.
     slow = {} if state.slow_ms is None else slow_thresholds(policy, state.slow_ms)
-    scale = MetricScale(spec.reward_low, spec.reward_high, slow, SLICES)
+    # Users of the stage before a jump back are in the look as well.
+    scale = MetricScale(spec.reward_low, spec.reward_high, slow, SLICES, pair_of(state, policy))
     take_look(engine, state.name, _StageDesign(policy, state, at or now), scale, now=now)
     return _kept_evidence(engine, state.name, policy).in_stage(state.stage)
 

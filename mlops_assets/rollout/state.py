@@ -60,25 +60,13 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The champion's rates, of the users that it had while the candidate had the others.
-
-    What the last stage, in which there is no champion to compare with, is held against.
-    """
-
-    failed: Rate
-    slow: Rate
-    wrong: Rate
-
-
-@dataclass(frozen=True)
 class RolloutState:
     """One rollout after its newest step.
 
     `number` counts the steps of the model, over all of its rollouts. `share` is the part of the users that the candidate
     has. `since`: begin of the stage, moved by as long as the rollout was paused. `slow_ms` is the champion's 95th
-    percentile in the shadow stage, `baseline` its rates before the last stage. `stalled`: that the stage lasts longer than
-    it should has been said. `training_hash` identifies what the candidate was trained on, and how.
+    percentile in the shadow stage, `baseline` its rate of failed requests before the last stage. `stalled`: that the stage
+    lasts longer than it should has been said. `training_hash` identifies what the candidate was trained on, and how.
     """
 
     name: str
@@ -96,7 +84,7 @@ class RolloutState:
     since: datetime
     paused_at: datetime | None = None
     slow_ms: float | None = None
-    baseline: Baseline | None = None
+    baseline: Rate | None = None
     stalled: bool = False
 
     @property
@@ -145,7 +133,7 @@ def after(
     *,
     to: StageName | None = None,
     slow_ms: float | None = None,
-    baseline: Baseline | None = None,
+    baseline: Rate | None = None,
 ) -> RolloutState:
     """Return the state after one more step.
 
@@ -155,7 +143,7 @@ def after(
         now: time of the step.
         to: the stage, of `advanced` and `jumped`.
         slow_ms: the champion's 95th percentile, when the first stage with users begins.
-        baseline: the champion's rates, when the last stage begins.
+        baseline: the champion's rate of failed requests, when the last stage begins.
 
     Raises:
         InputError: the step makes no sense after this state; the message says what does.
@@ -195,9 +183,9 @@ def after(
     return changed
 
 
-def baseline_from(document: Mapping[str, Any] | None) -> Baseline | None:
+def baseline_from(document: Mapping[str, Any] | None) -> Rate | None:
     """Read what dataclasses.asdict made of a baseline, and JSON of that."""
-    return None if document is None else Baseline(**{name: Rate(**rate) for name, rate in document.items()})
+    return None if document is None else Rate(**document)
 
 
 def fold(steps: Iterable[Step]) -> dict[str, RolloutState]:

@@ -313,7 +313,8 @@ class ServingRuntime:
 def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
     """Versions behind other aliases than the champion's that were not asked yet, each once.
 
-    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes.
+    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes. So
+    are both while the candidate answers everybody, where nothing else would tell a slower model from a slower machine.
     """
     agent = decision.row["agent"]
     behind = [model for alias in SERVED_ALIASES if (model := models.get(agent, alias)) is not None]
@@ -321,8 +322,12 @@ def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
     champion = models.get(agent, CHAMPION)
     done = {decision.model.key, decision.asked.key} | (set() if champion is None else {champion.key})
     waiting = [model for key, model in found.items() if key not in done]
-    in_shadow = decision.row["treatment_share"] == 0.0
-    return [*waiting, champion] if in_shadow and champion is not None else waiting
+    if champion is None:
+        return waiting
+    share = decision.row["treatment_share"]
+    if share == 1.0 and decision.model.key != champion.key:
+        return [*waiting, decision.model, champion]
+    return [*waiting, champion] if share == 0.0 else waiting
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:

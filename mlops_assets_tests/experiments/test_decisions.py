@@ -6,7 +6,9 @@ import pytest
 from sqlalchemy import Engine
 
 from mlops_assets.experiments.decisions import decisions
+from mlops_assets.experiments.metrics import MetricScale, Pair
 from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.tables import ShadowPredictionRecord
 from mlops_assets_tests.experiences.served import SERVED_AT, outcome_row, prediction_row, write
 from mlops_assets_tests.experiments.served_users import NAME, SPEC
 
@@ -39,7 +41,7 @@ def test_decisions_come_with_outcomes_arms_and_slices(engine: Engine, slices: tu
     ]
     write(engine, [*rows, outcome_row(rows[1], 50.0, best_action=2)])
     with read_transaction(engine) as session:
-        found = decisions(session, NAME, SERVED_AT, SERVED_AT + timedelta(minutes=7), slices)
+        found = decisions(session, NAME, SERVED_AT, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, slices))
     assert found["event_time"].tolist() == [SERVED_AT + timedelta(minutes=minute) for minute in (1, 2, 7)]
     assert found["arms"].tolist() == [ARMS, None, {**ARMS, "shares": {"treatment": 0.5}}]
     assert found["best_action"].fillna(-1).tolist() == [2, -1, -1]
@@ -49,7 +51,47 @@ def test_decisions_come_with_outcomes_arms_and_slices(engine: Engine, slices: tu
         assert found["browser"].tolist() == ["webkit", "chromium", "chromium"]
 
 
+def test_a_pair_is_what_both_versions_answered_in_the_shadow(engine: Engine) -> None:
+    """Answers of another model or version, or from before everybody had the treatment, are compared."""
+    rows = [
+        prediction_row(
+            SPEC,
+            f"p{minute}",
+            event_time=SERVED_AT + timedelta(minutes=minute),
+            experiment=NAME,
+            variant="treatment",
+            treatment_share=share,
+            user_hash="ann",
+        )
+        for minute, share in enumerate((0.5, 1.0, 1.0), start=1)
+    ]
+    shadows = [
+        ShadowPredictionRecord(
+            prediction_id=row.prediction_id,
+            model_name=model,
+            model_version=version,
+            q_values=row.q_values,
+            action=action,
+            latency_ms=ms,
+            event_time=row.event_time,
+        )
+        for row in rows[:2]
+        for model, version, action, ms in (
+            ("execution-agent-dqn", "1.0.0", 1, 2.0),
+            ("execution-agent-dqn", "1.1.0", 2, 3.0),
+            ("execution-agent-dqn", "1.2.0", 3, 4.0),
+            ("generation-agent-dqn", "1.0.0", 4, 5.0),
+        )
+    ]
+    write(engine, [*rows, *shadows])
+    pair = Pair("execution-agent-dqn", "1.0.0", "1.1.0", 1.1, 0.95)
+    with read_transaction(engine) as session:
+        found = decisions(session, NAME, None, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, (), pair))
+    columns = found[["first_action", "first_ms", "second_action", "second_ms"]].astype(float).fillna(-1.0)
+    assert columns.to_numpy().tolist() == [[-1.0] * 4, [1.0, 2.0, 2.0, 3.0], [-1.0] * 4]
+
+
 def test_of_nothing_there_is_nothing(engine: Engine) -> None:
     """The first look of an experiment, before anybody came, fails."""
     with read_transaction(engine) as session:
-        assert len(decisions(session, NAME, None, SERVED_AT, ("browser",))) == 0
+        assert len(decisions(session, NAME, None, SERVED_AT, MetricScale(0.0, 1.0, {}, ("browser",)))) == 0

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pandas as pd
 import pytest
 
-from mlops_assets.experiments.metrics import MetricScale, first_windows, user_means
+from mlops_assets.experiments.metrics import MetricScale, Pair, excess, first_windows, user_means
 from mlops_assets_tests.experiences.served import SERVED_AT
 
 SCALE = MetricScale(-50.0, 150.0, {"slow@1.5": 150.0, "slow@1.1": 110.0}, ("browser", "test_type"))
@@ -83,6 +83,39 @@ def test_slow_is_measured_by_every_limit() -> None:
     assert found["ann"] == pytest.approx({"failed": 0.0, "slow@1.5": 1 / 3, "slow@1.1": 2 / 3})
     unknown = windows(decision(0, "ann"), scale=MetricScale(-50.0, 150.0, {}))
     assert unknown["ann"] == {"failed": 0.0}
+
+
+def test_a_pair_is_compared_on_the_same_requests() -> None:
+    """A slower day looks like a slower version, and where one of both was not asked, the other has won."""
+    scale = MetricScale(-50.0, 150.0, {}, pair=Pair("execution-agent-dqn", "1.0.0", "1.1.0", 1.5, 0.9))
+    # Twenty requests of 10 ms: slow is above 15 ms, for both.
+    asked = {"first_ms": 10.0, "second_ms": 10.0, "first_action": 1, "second_action": 1}
+    rows = [decision(0.1 * number, "all", **asked) for number in range(20)]
+    rows += [
+        decision(20, "ann", best_action=1, **{**asked, "second_ms": 16.0, "second_action": 2}),
+        decision(21, "ann", best_action=1, **{**asked, "second_ms": 14.0}),
+        decision(22, "bob", best_action=2, **{**asked, "first_ms": 99.0, "second_action": 2}),
+        decision(23, "cid", best_action=1, **{**asked, "second_ms": None, "second_action": None}),
+        decision(24, "dan", **asked),
+    ]
+    found = windows(*rows, scale=scale)
+    assert found["ann"]["slower"] == pytest.approx((excess(1.0, 0.0, 1.0) + excess(0.0, 0.0, 1.0)) / 2.0)
+    assert found["ann"]["worse"] == pytest.approx((excess(1.0, 0.0, 0.9) + excess(0.0, 0.0, 0.9)) / 2.0)
+    assert (found["bob"]["slower"], found["bob"]["worse"]) == (0.0, 0.0)
+    assert {"slower", "worse"} & set(found["cid"]) == set()
+    assert (found["dan"]["slower"], "worse" in found["dan"]) == (0.5, False)
+    # Ten times as slow, both.
+    for row in rows:
+        row.update({name: row[name] and 10.0 * row[name] for name in ("first_ms", "second_ms")})  # type: ignore[operator]
+    assert windows(*rows, scale=scale) == found
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.95])
+def test_an_excess_is_on_a_scale_from_nought_to_one(kept: float) -> None:
+    """What is bet on has to be within it, whatever the two rates are."""
+    assert excess(1.0, 0.0, kept) == 1.0
+    assert excess(0.0, 1.0, kept) == pytest.approx(0.0)
+    assert excess(kept * 0.3, 0.3, kept) == excess(0.0, 0.0, kept)
 
 
 def test_metrics_over_all_decisions_leave_out_the_unknown() -> None:

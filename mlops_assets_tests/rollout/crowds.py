@@ -32,7 +32,8 @@ def crowd(
 ) -> int:
     """Let new users ask once each, one after another; returns how many were treated.
 
-    In the shadow the candidate and the champion are asked too. `slow` requests take 9 ms, all others 2.
+    Where the candidate has nobody or everybody, both versions are asked in the shadow too, and the champion decides as the
+    candidate does. `slow` requests take 9 ms, all others 2.
     """
     spec = agent_spec(state.agent)
     variants = {user: assign(state.salt, f"user-{user}", state.share) for user in users}
@@ -54,7 +55,7 @@ def crowd(
                 latency_ms=9.0 if slow(user, treated) else 2.0,
             )
             yield prediction
-            if state.share == 0.0:
+            if state.share in {0.0, 1.0}:
                 for version in (state.candidate, state.champion):
                     yield ShadowPredictionRecord(
                         prediction_id=prediction.prediction_id,

@@ -16,14 +16,14 @@ from mlops_assets.rollout.advance import (
     guard_decision,
     needed,
 )
-from mlops_assets.rollout.state import STAGES, Baseline, Rate
+from mlops_assets.rollout.state import STAGES, Rate
 from mlops_assets_tests.rollout.rollouts import BEGIN, POLICY, rollout
 
 LATER = BEGIN + timedelta(hours=30)
 PROVEN = needed(POLICY.alpha_pass) + 0.01
 HARM = needed(POLICY.alpha_harm) + 0.01
 KEPT = (Criterion("errors", "errors kept", PROVEN), Criterion("floor", "floor kept", PROVEN))
-BASELINE = Baseline(Rate(0.01, 0.02), Rate(0.03, 0.04), Rate(0.05, 0.06))
+BASELINE = Rate(0.01, 0.02)
 GOOD_STAGE = StageFindings(5000, 5000, 0.0, "harm", KEPT, None, BASELINE)
 GOOD_SHADOW = ShadowFindings(
     requests=2000,

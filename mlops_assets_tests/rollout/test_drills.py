@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks.rollout_drills import drill, naive
-from benchmarks.rollout_traffic import CANDIDATES, Traffic, arrivals, serve
+from benchmarks.rollout_traffic import CANDIDATES, Candidate, Traffic, arrivals, serve
+
+
+def named(name: str) -> Candidate:
+    return next(one for one in CANDIDATES if one.name == name)
 
 
 def test_a_good_candidate_reaches_everybody_and_soon() -> None:
@@ -17,10 +21,20 @@ def test_a_good_candidate_reaches_everybody_and_soon() -> None:
     assert not any(one.stalled for one in found)
 
 
+def test_a_machine_that_gets_slower_takes_no_good_candidate_back() -> None:
+    """With all users at the candidate, a slower day of the machine looks like a slower model (and is one to ROLL-3)."""
+    slowed = CANDIDATES[1]
+    assert (slowed.machine, slowed.bad) == (1.5, False)
+    assert drill(slowed, 2, Traffic(), 14.0).end == "promoted"
+    found = [naive(slowed, seed, Traffic()) for seed in range(8)]
+    assert {one.end for one in found} == {"rolled back"}
+    assert any(one.stage == "100_percent" for one in found)
+
+
 @pytest.mark.parametrize("name", ["errors +3 points", "latency x 1.6", "accuracy -15 % in webkit alone"])
 def test_a_bad_candidate_is_taken_back_before_many_have_met_it(name: str) -> None:
     """Each harm has its own criterion, and one that is forgotten reaches all users."""
-    bad = next(one for one in CANDIDATES if one.name == name)
+    bad = named(name)
     found = [drill(bad, seed, Traffic(), 14.0) for seed in range(4)]
     assert [one.end for one in found] == ["rolled back"] * 4
     assert all(one.met <= 0.2 * one.users for one in found)
@@ -29,7 +43,7 @@ def test_a_bad_candidate_is_taken_back_before_many_have_met_it(name: str) -> Non
 
 def test_harm_at_the_edge_of_the_limit_goes_no_further_while_it_is_not_proven() -> None:
     """A stage that is passed for want of proof makes every limit a matter of patience."""
-    bad = next(one for one in CANDIDATES if one.name == "accuracy -6 %")
+    bad = named("accuracy -6 %")
     found = [drill(bad, seed, Traffic(), 2.5) for seed in range(2)]
     assert all((one.end, one.stage) in {("undecided", "5_percent"), ("rolled back", "5_percent")} for one in found)
 
@@ -47,7 +61,7 @@ def test_users_are_the_same_whatever_is_decided_and_alike_in_their_requests() ->
     traffic = Traffic(users_an_hour=60_000.0, errors=0.1)
     one, other = (next(arrivals(traffic, np.random.default_rng(3))) for _ in range(2))
     assert np.array_equal(one.failed, other.failed)
-    served = serve(one, 0.2, traffic, CANDIDATES[1])
+    served = serve(one, 0.2, traffic, named("errors +3 points"))
     assert np.mean(served.treated) == pytest.approx(0.2, abs=0.02)
     by_request = served.treated[one.user]
     assert np.mean(served.failed[by_request]) == pytest.approx(0.13, abs=0.015)

@@ -6,17 +6,22 @@ import math
 import numpy as np
 import pytest
 
+from mlops_assets.experiments.metrics import excess
 from mlops_assets.experiments.sequential import Batch, Evidence, Limit, Outcomes
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import STAGE_SHARES, StageName
 from mlops_assets.rollout.advance import needed
 from mlops_assets.rollout.evidence import Moments, RolloutEvidence
 from mlops_assets.rollout.harm import Harm
-from mlops_assets.rollout.state import Baseline, Rate
+from mlops_assets.rollout.limits import names_of
+from mlops_assets.rollout.state import Rate
 from mlops_assets_tests.rollout.rollouts import POLICY
 
-GOOD = {"failed": 0.01, "slow@1.5": 0.01, "slow@1.3": 0.02, "slow@1.1": 0.035, "wrong": 0.05}
-BASELINE = Baseline(Rate(0.01, 0.012), Rate(0.035, 0.04), Rate(0.05, 0.055))
+GOOD = {"failed": 0.01, "slow@1.5": 0.01, "slow@1.3": 0.02, "wrong": 0.05}
+# Of both versions on the same requests, in the last stage.
+ASKED = {"slower": 0.035, "worse": 0.05}
+KEPT_ACCURACY = 1.0 - POLICY.max_accuracy_drop
+BASELINE = Rate(0.01, 0.012)
 
 
 def users(
@@ -28,16 +33,20 @@ def users(
     for _ in range(count):
         treated = bool(random.random() < share)
         rates = candidate if treated else GOOD
-        outcomes = {name: float(random.random() < rate) for name, rate in rates.items()}
+        outcomes = {name: float(random.random() < rate) for name, rate in rates.items() if name not in ASKED}
         browser = browsers[random.integers(len(browsers))]
         if treated and browser in slices:
             outcomes["wrong"] = float(random.random() < slices[browser])
         outcomes[f"wrong[browser={browser}]"] = outcomes["wrong"]
+        if stage == "100_percent":
+            for name, kept in (("slower", 1.0), ("worse", KEPT_ACCURACY)):
+                second, first = (float(random.random() < rates.get(name, ASKED[name])) for rates in (candidate, ASKED))
+                outcomes[name] = excess(second, first, kept)
         found.append(Unit(0, treated, share, outcomes, share))
     return found
 
 
-def after(looks: list[list[Unit]], stage: StageName, baseline: Baseline | None = None) -> RolloutEvidence:
+def after(looks: list[list[Unit]], stage: StageName, baseline: Rate | None = None) -> RolloutEvidence:
     evidence = RolloutEvidence().in_stage(stage)
     for look in looks:
         evidence = evidence.updated(look, POLICY, baseline)
@@ -51,7 +60,7 @@ def test_a_good_candidate_keeps_every_limit_and_does_no_harm(stage: StageName) -
     evidence = after([users(random, 400, stage, GOOD) for _ in range(40)], stage, BASELINE)
     found = evidence.findings(POLICY)
     assert found.log_e_harm < needed(POLICY.alpha_harm)
-    assert [one.name for one in found.criteria] == ["errors", "latency", "accuracy", "floor"]
+    assert tuple(one.name for one in found.criteria) == names_of(stage)
     lacking = [one.words for one in found.criteria if one.log_e_kept < needed(POLICY.alpha_pass)]
     assert not lacking
     assert found.split is None
@@ -61,7 +70,7 @@ def test_a_good_candidate_keeps_every_limit_and_does_no_harm(stage: StageName) -
     ("changes", "words"),
     [
         ({"failed": 0.04}, "harm: failed requests"),
-        ({"slow@1.5": 0.15, "slow@1.3": 0.2, "slow@1.1": 0.25}, "harm: requests slower than 1.5 times"),
+        ({"slow@1.5": 0.15, "slow@1.3": 0.2}, "harm: requests slower than 1.5 times"),
         ({"wrong": 0.16}, "harm: wrong decisions"),
     ],
 )
@@ -94,7 +103,7 @@ def test_harm_that_begins_late_is_found_soon() -> None:
     while evidence.harm.log_e < needed(POLICY.alpha_harm) and count < 20:
         count += 1
         evidence = evidence.updated(users(random, 500, "20_percent", {**GOOD, "failed": 0.1}), POLICY, None)
-    assert count <= 6
+    assert count <= 8
 
 
 def test_one_error_is_no_proof_and_forty_are() -> None:
@@ -145,8 +154,42 @@ def test_the_last_stage_is_held_against_what_the_champion_was() -> None:
     assert found.control_users == 0
     earlier = after([users(random, 3000, "50_percent", GOOD)], "50_percent").findings(POLICY).baseline
     assert earlier is not None
-    assert earlier.wrong.mean == pytest.approx(0.05, abs=0.02)
-    assert earlier.wrong.upper > earlier.wrong.mean
+    assert earlier.mean == pytest.approx(0.01, abs=0.005)
+    assert earlier.upper > earlier.mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"slower": 0.2},
+            "harm: evaluations slower than 1.1 times the former champion's 95th percentile on the same requests",
+        ),
+        ({"worse": 0.18}, "harm: wrong decisions on the same requests"),
+    ],
+)
+def test_in_the_last_stage_harm_is_found_beside_the_former_champion(changes: dict[str, float], words: str) -> None:
+    """A version that is slower than its champion was, or wrong more often, stays because no user has the champion."""
+    random = np.random.default_rng(11)
+    found = after([users(random, 500, "100_percent", {**GOOD, **changes}) for _ in range(4)], "100_percent", BASELINE)
+    assert found.harm.log_e > needed(POLICY.alpha_harm)
+    said = found.findings(POLICY)
+    assert said.harm.startswith(words)
+    assert f"(allowed: {4 if 'slower' in changes else 5} points)" in said.harm
+
+
+def test_a_slower_machine_and_harder_users_are_no_harm_of_the_last_stage() -> None:
+    """A good version is taken back, and banned, for a day on which everything is slower and every test harder."""
+    random = np.random.default_rng(12)
+    evidence = RolloutEvidence().in_stage("100_percent")
+    for _ in range(40):
+        units = users(random, 400, "100_percent", GOOD)
+        for unit in units:
+            unit.outcomes["slow@1.3"] = 1.0  # type: ignore[index]
+        evidence = evidence.updated(units, POLICY, BASELINE)
+    found = evidence.findings(POLICY)
+    assert found.log_e_harm < needed(POLICY.alpha_harm)
+    assert all(one.log_e_kept >= needed(POLICY.alpha_pass) for one in found.criteria)
 
 
 def test_evidence_goes_on_from_where_it_was_stored() -> None:

@@ -32,12 +32,12 @@ from mlops_assets.rollout.guard import RolloutGuard, watched_harm
 from mlops_assets.rollout.harm import Harm
 from mlops_assets.rollout.ledger import NewStep, append, steps
 from mlops_assets.rollout.limits import slow_thresholds
-from mlops_assets.rollout.state import STAGES, Baseline, Kind, Rate, RolloutState, after
+from mlops_assets.rollout.state import STAGES, Kind, Rate, RolloutState, after
 from mlops_assets_tests.experiences.served import prediction_row
 from mlops_assets_tests.experiments.served_users import SPEC
 from mlops_assets_tests.rollout.rollouts import BEGIN, POLICY, rollout
 
-BASELINE = Baseline(Rate(0.01, 0.012), Rate(0.03, 0.035), Rate(0.05, 0.055))
+BASELINE = Rate(0.01, 0.012)
 # The champion's 95th percentile.
 SLOW_MS = 10.0
 GAP = timedelta(milliseconds=10)
@@ -63,7 +63,7 @@ def under_way(
     stage: StageName,
     *,
     slow_ms: float | None = SLOW_MS,
-    baseline: Baseline | None = BASELINE,
+    baseline: Rate | None = BASELINE,
     **changes: Any,
 ) -> RolloutState:
     """A rollout that has come to this stage."""

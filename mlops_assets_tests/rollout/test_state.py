@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.rollout.state import STAGES, Baseline, Kind, Rate, RolloutState, Step, after, fold
+from mlops_assets.rollout.state import STAGES, Kind, Rate, RolloutState, Step, after, fold
 from mlops_assets_tests.rollout.rollouts import BEGIN, rollout
 
 KINDS: tuple[Kind, ...] = (
@@ -84,7 +84,7 @@ def test_a_paused_rollout_can_be_taken_back_but_not_advanced() -> None:
 
 def test_what_the_last_stage_is_held_against_is_kept() -> None:
     """Lost on the way through JSON, the last stage would have nothing to compare with."""
-    baseline = Baseline(Rate(0.01, 0.02), Rate(0.03, 0.04), Rate(0.05, 0.06))
+    baseline = Rate(0.01, 0.02)
     last = after(rollout("50_percent", slow_ms=7.5), "advanced", BEGIN, to="100_percent", baseline=baseline)
     assert (last.baseline, last.slow_ms, last.share) == (baseline, 7.5, 1.0)
     assert RolloutState.from_document(last.document()) == last

@@ -50,6 +50,8 @@ def test_a_good_candidate_becomes_champion_stage_by_stage(small_tower: Tower, tm
     assert advanced[3].state.baseline is not None
     for step in advanced[1:]:
         assert {one["name"] for one in step.evidence["stage"]["criteria"]} == {"errors", "latency", "accuracy", "floor"}
+    (promoting,) = [step for step in steps(tower.engine) if step.kind == "promoting"]
+    assert [one["name"] for one in promoting.evidence["stage"]["criteria"]] == ["errors", "slower", "worse", "floor"]
     assert [event.event_type for event in tower.office.events()].count("model_promoted_to_production") == 2
     picture = tmp_path / "rollout.png"
     rollout_png(tower.engine, final.name, picture)

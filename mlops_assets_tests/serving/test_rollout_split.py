@@ -133,12 +133,18 @@ def test_in_the_shadow_the_candidate_is_asked_for_everything_once(front: Front) 
 
 def test_with_users_only_who_did_not_answer_is_asked_in_the_shadow(front: Front) -> None:
     """A version that is asked twice for one request costs time, and is compared with itself."""
-    climb(front.engine, begin(front.engine, rollout()), "100_percent")
-    front.follow(1.0)
+    state = climb(front.engine, begin(front.engine, rollout()), "50_percent")
+    front.follow(0.5)
     front.serve(champion=OLD, candidate=NEW, challenger=OTHER)
+    by_arm = {row["model_version"]: row for row in front.ask_all([{"user_id": f"u{i}"} for i in range(50)])}
+    assert front.shadows(by_arm["1.1.0"]["prediction_id"], 1) == ["1.2.0"]
+    assert front.shadows(by_arm["1.0.0"]["prediction_id"], 2) == ["1.1.0", "1.2.0"]
+    climb(front.engine, state, "100_percent")
+    front.follow(1.0)
+    # Nobody has the champion any more: both are asked, so that latency and accuracy compare.
     row = front.ask(user_id="ann")
     assert row["model_version"] == "1.1.0"
-    assert front.shadows(row["prediction_id"], 1) == ["1.2.0"]
+    assert front.shadows(row["prediction_id"], 3) == ["1.0.0", "1.1.0", "1.2.0"]
 
 
 def test_arms_are_counted_under_the_rollouts_name(front: Front) -> None:

@@ -132,8 +132,10 @@ def test_each_is_first_as_often_as_last() -> None:
     assert {tuple(order[i : i + 2]) for i in range(0, 20, 2)} == {("1.1.0", "1.0.0"), ("1.0.0", "1.1.0")}
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, ["1.1.0", "1.0.0"]), (0.05, ["1.1.0"]), (None, ["1.1.0"])])
-def test_the_champion_is_asked_beside_a_candidate_of_the_shadow_stage(share: float | None, expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, ["1.1.0", "1.0.0"]), (0.05, ["1.1.0"]), (1.0, ["1.1.0", "1.0.0"]), (None, ["1.1.0"])]
+)
+def test_both_are_asked_while_either_has_all_users(share: float | None, expected: list[str]) -> None:
     """A candidate's evaluation is compared with whole requests, or the champion evaluates twice all its life."""
     spec = AGENTS["execution"]
     champion, candidate = served_model(spec, "1.0.0"), served_model(spec, "1.1.0")
@@ -149,7 +151,7 @@ def test_the_champion_is_asked_beside_a_candidate_of_the_shadow_stage(share: flo
     by = Decider(epsilon=0.0, cache=AnswerCache(10, 300.0), pseudonym=str, uniform=lambda: 0.5)
     request = request_model(spec.name).model_validate(request_of(spec, user_id="user-1"))
     decided = by.decide(request, models=models, experiment=split, features=None, now=NOW, started=0.0, channel="http")
-    assert decided.row["model_version"] == "1.0.0"
+    assert decided.row["model_version"] == ("1.1.0" if share == 1.0 else "1.0.0")
     assert [model.semver for model in _shadows(models, decided)] == expected
 
 
