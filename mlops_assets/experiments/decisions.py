@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Select, Text, and_, cast, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, Text, and_, cast, select
 from sqlalchemy.orm import Session, aliased
 
 from mlops_assets.experiments.metrics import MetricScale, Pair, user_means
@@ -15,10 +16,26 @@ from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord, Shad
 KEYS_A_QUERY = 5_000
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Which decisions belong to a split of the users, and what the log says of it: arm, traffic share, versions of the arms."""
+
+    where: tuple[ColumnElement[bool], ...]
+    variant: SQLColumnExpression[Any]
+    treatment_share: SQLColumnExpression[Any]
+    arms: SQLColumnExpression[Any]
+
+
+def drawn_by(experiment: str) -> Drawn:
+    """Return those of an experiment or rollout."""
+    one = PredictionRecord
+    return Drawn((one.experiment == experiment,), one.variant, one.treatment_share, one.arms)
+
+
 def decisions(
-    session: Session, experiment: str, begin: datetime | None, end: datetime, scale: MetricScale
+    session: Session, drawn: Drawn, begin: datetime | None, end: datetime, scale: MetricScale
 ) -> pd.DataFrame:
-    """Return an experiment's decisions with their outcomes, in their order of time: those after `begin`, up to `end`.
+    """Return a split's decisions with their outcomes, in their order of time: those after `begin`, up to `end`.
 
     Of users who are known, with the columns that `metrics.first_windows` takes on this scale; those of a pair, actions and
     ms in the shadow, where everybody had the treatment.
@@ -28,19 +45,19 @@ def decisions(
         select(
             prediction.user_hash,
             prediction.event_time,
-            prediction.variant,
-            prediction.treatment_share,
+            drawn.variant.label("variant"),
+            drawn.treatment_share.label("treatment_share"),
             prediction.action,
             prediction.fallback,
             prediction.latency_ms,
             # As text: thousands of decisions have the same arms, which are read once.
-            cast(prediction.arms, Text).label("arms"),
+            cast(drawn.arms, Text).label("arms"),
             outcome.reward,
             outcome.best_action,
             *(getattr(prediction, column) for column in scale.slices),
         )
         .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
-        .where(prediction.experiment == experiment, prediction.event_time <= end, prediction.user_hash.is_not(None))
+        .where(*drawn.where, prediction.event_time <= end, prediction.user_hash.is_not(None))
         .order_by(prediction.event_time, prediction.prediction_id)
     )
     if begin is not None:

@@ -15,12 +15,12 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import pandas as pd
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
-from mlops_assets.experiments.decisions import KEYS_A_QUERY, decisions, metrics_before
+from mlops_assets.experiments.decisions import KEYS_A_QUERY, Drawn, decisions, drawn_by, metrics_before
 from mlops_assets.experiments.metrics import MetricScale, first_windows
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
@@ -91,11 +91,20 @@ class Look:
     design: Mapping[str, Any] = field(default_factory=dict)
 
 
-def take_look(engine: Engine, experiment: str, design: LookDesign, scale: MetricScale, *, now: datetime) -> int:
+def take_look(
+    engine: Engine,
+    experiment: str,
+    design: LookDesign,
+    scale: MetricScale,
+    *,
+    now: datetime,
+    drawn: Drawn | None = None,
+) -> int:
     """Store the users whose first window and outcomes are over at `now`; return how many there are new.
 
-    Two that look at the same moment store the same look once.
+    Two that look at the same moment store the same look once. `drawn`: whose decisions count, by default the experiment's.
     """
+    drawn = drawn or drawn_by(experiment)
     window = timedelta(minutes=design.user_window_minutes)
     cutoff = now - window - timedelta(minutes=design.outcome_delay_minutes)
     # Read first: a writer that reads for seconds keeps the prediction log waiting.
@@ -103,7 +112,7 @@ def take_look(engine: Engine, experiment: str, design: LookDesign, scale: Metric
         number, begin, versions = _next_look(session, experiment)
         if begin is not None and cutoff <= begin:
             return 0
-        found, versions = pin(decisions(session, experiment, begin, cutoff + window, scale), versions, cutoff)
+        found, versions = pin(decisions(session, drawn, begin, cutoff + window, scale), versions, cutoff)
         # While nobody has the treatment, nobody is an observation.
         found = found[found["treatment_share"] > 0.0]
         rows = list(_units(session, experiment, found, cutoff, window, scale, number)) if len(found) else []
@@ -134,6 +143,12 @@ def first_design(engine: Engine, experiment: str) -> AbTestDesign | None:
     with read_transaction(engine) as session:
         first = session.get(ExperimentLook, (experiment, 0))
     return None if first is None else AbTestDesign.model_validate(first.design)
+
+
+def newest_look(engine: Engine, experiment: str) -> datetime | None:
+    """Return when the newest look at the experiment was taken, None before the first."""
+    with read_transaction(engine) as session:
+        return session.scalar(select(func.max(ExperimentLook.looked_at)).where(ExperimentLook.experiment == experiment))
 
 
 def served_versions(engine: Engine, experiment: str) -> Versions:

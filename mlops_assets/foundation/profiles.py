@@ -181,7 +181,8 @@ class AbTestDesign(_Section):
     chance that a harmless treatment is ever rolled back, and that one beyond its limit is ever promoted. `split_alpha`:
     that a right split is called broken. A user counts with the first `user_window_minutes`, and the outcomes that are
     known `outcome_delay_minutes` later. `pre_period_days`: how far back before the experiment a user's metrics are taken to
-    explain a part of the noise, 0 for not at all; they decide nothing.
+    explain a part of the noise, 0 for not at all; they decide nothing. `aa_share`: share of the champion's users in each arm
+    of the A/A test, which compares the champion with itself; 0 for none.
     """
 
     power: OpenShare
@@ -196,6 +197,7 @@ class AbTestDesign(_Section):
     outcome_delay_minutes: NotNegative
     # Experiments keep the design of their first look, and those of before this was asked for have none.
     pre_period_days: NotNegative = 0.0
+    aa_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.01
     limits: dict[MetricName, MetricLimit]
 
     @model_validator(mode="after")

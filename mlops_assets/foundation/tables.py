@@ -447,7 +447,8 @@ class PredictionRecord(Base):
     is `ok` or `degraded` (answered without online features). `fallback` says why the champion answered a user of the
     treatment: its model `failed` on the request, or was `absent`; else it is NULL. `arms`: where the decision counts in an
     experiment, `versions` (arm to version) and `shares` (treatment to traffic share) at its time.
-    `channel` is http or stream. `user_hash` is a pseudonym.
+    `aa_arm`: of the A/A test, of those of the champion's users who are in it. `channel` is http or stream. `user_hash` is a
+    pseudonym.
     """
 
     __tablename__ = "prediction"
@@ -479,6 +480,7 @@ class PredictionRecord(Base):
     variant: Mapped[str] = mapped_column(String(64))
     treatment_share: Mapped[float | None]
     arms: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    aa_arm: Mapped[str | None] = mapped_column(String(16))
     user_hash: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[bytes]
     missing_features: Mapped[list[str]]

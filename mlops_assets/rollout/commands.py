@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     nginx.add_argument("--program", default="nginx", help="command line that runs nginx on its main configuration")
     nginx.add_argument("--follow", action="store_true", help="go on until interrupted")
     nginx.set_defaults(run=_nginx)
+    aa_test = commands.add_parser(
+        "aa-test", help="what the A/A test of each champion has found; an alarm holds rollouts"
+    )
+    aa_test.set_defaults(run=_aa_test)
+    reset = commands.add_parser("reset-aa", help="begin an A/A test anew: what made it alarm is mended")
+    reset.add_argument("--model-name", required=True, choices=_MODELS)
+    reset.set_defaults(run=_reset_aa)
+    _add_person(reset)
     check = commands.add_parser("verify", help="do every step of the ledger again and compare")
     check.set_defaults(run=_verify)
     return parser
@@ -208,6 +216,18 @@ def _nginx(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[s
     yield f"nginx follows {arguments.model_name}"
     sys.stdout.flush()
     follow(deployment.engine, arguments.model_name, adapter, stopping)
+
+
+def _aa_test(_arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:
+    rollouts = deployment.rollouts()
+    for model_name in _MODELS:
+        found = rollouts.aa_test(model_name)
+        yield f"{model_name}: {'no champion, or no A/A test by the policy profile' if found is None else found}"
+
+
+def _reset_aa(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:
+    deployment.rollouts().reset_aa_test(arguments.model_name, user=arguments.user, reason=arguments.reason)
+    yield f"the A/A test of {arguments.model_name} begins anew with the next decision"
 
 
 def _verify(_arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Engine
 
+from mlops_assets.experiments.aa_test import AaTest
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import Clock
@@ -34,6 +35,7 @@ from mlops_assets.rollout.ledger import (
     pinned_policy,
 )
 from mlops_assets.rollout.observation import Observer, recorded
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.start import Starter
 from mlops_assets.rollout.state import Kind, RolloutState, after
 
@@ -180,6 +182,21 @@ class Rollouts:
         restored = self._registry.rollback_model(model_name, to_version, user=user, reason=_said(reason))
         return f"{model_name} {restored.semver} is in production again"
 
+    def aa_test(self, model_name: str) -> AaTest | None:
+        """Return what the A/A test of a model's champion has found; None without a champion, or where none is wanted."""
+        champion = self._registry.champion(model_name)
+        return None if champion is None else self._starter.platform.look(spec_of(model_name).name, champion.semver)
+
+    def reset_aa_test(self, model_name: str, *, user: str, reason: str) -> None:
+        """Begin the A/A test anew, so that rollouts go on: what made it alarm is mended.
+
+        Raises:
+            AccessDeniedError: `user` has no role for it.
+        """
+        agent = spec_of(model_name).name
+        self._registry.require(user, "deploy_production", model_name, "")
+        self._starter.platform.reset(agent, user=user, reason=_said(reason))
+
     def tick(self, model_name: str) -> Tick:
         """Look at a model's rollout once: take the step that the evidence allows, or start what waits.
 
@@ -235,7 +252,8 @@ class Rollouts:
         """Start the challenger that has never had a rollout, if the policy wants that."""
         waiting = self._starter.waiting(model_name) if self._policy.automatic_start else None
         if waiting is None:
-            return Tick(model_name, before, None, ("nothing waits for a rollout",))
+            alarm = self._starter.platform_alarm(model_name)
+            return Tick(model_name, before, None, ("nothing waits for a rollout", *([alarm] if alarm else [])))
         try:
             state = self.start(model_name, waiting, user=SERVICE, reason="an approved challenger starts by itself")
         except PermanentError as error:
@@ -261,15 +279,17 @@ def open_rollouts(
     settings: Settings, engine: Engine, clock: Clock, registry: ModelRegistry, *, holder: str
 ) -> Rollouts:
     """Return the rollouts of a deployment, by its policy profile; `holder` names the process that delivers effects."""
-    policy = load_profile(settings.policy_profile).rollout
+    profile = load_profile(settings.policy_profile)
+    policy = profile.rollout
+    platform = PlatformWatch(engine, profile, clock, data_clock=settings.data_clock)
     approvals = open_approvals(settings, engine, clock, registry)
     people = access_control(settings).people
     recipients = [person for person, roles in people.items() if {"mlops", "sre"} & set(roles)]
     return Rollouts(
         engine,
         registry,
-        Starter(engine, registry, approvals, policy),
-        Observer(engine, registry, approvals, clock, data_clock=settings.data_clock),
+        Starter(engine, registry, approvals, platform, policy),
+        Observer(engine, registry, approvals, platform, clock, data_clock=settings.data_clock),
         Outbox(engine, registry, clock, message_ways(settings), recipients, holder),
         policy,
         clock,

@@ -21,6 +21,7 @@ from mlops_assets.rollout.advance import Observation, ShadowFindings, StageFindi
 from mlops_assets.rollout.guard import watched_harm
 from mlops_assets.rollout.ledger import SERVICE
 from mlops_assets.rollout.looks import look_at, served_now
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.shadow import LAG, shadow_findings
 from mlops_assets.rollout.state import RolloutState
 
@@ -35,16 +36,25 @@ class Observer:
         engine: operational database.
         registry: where versions live.
         approvals: whether the candidate may still go on.
+        platform: whether comparisons can be trusted.
         clock: of the deployment.
         data_clock: served decisions are in the time of the data (`Settings.data_clock`).
     """
 
     def __init__(
-        self, engine: Engine, registry: ModelRegistry, approvals: Approvals, clock: Clock, *, data_clock: bool
+        self,
+        engine: Engine,
+        registry: ModelRegistry,
+        approvals: Approvals,
+        platform: PlatformWatch,
+        clock: Clock,
+        *,
+        data_clock: bool,
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._approvals = approvals
+        self._platform = platform
         self._clock = clock
         self._data_clock = data_clock
 
@@ -68,6 +78,7 @@ class Observer:
                 champion=None if champion is None else champion.semver,
                 withdrawn=self._withdrawn(state),
                 newer=self._newer(state),
+                platform=self._platform.alarm(state.agent, state.champion),
                 shadow=shadow,
                 stage=stage,
             )

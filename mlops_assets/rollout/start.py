@@ -17,6 +17,7 @@ from mlops_assets.registry.version_records import require_approved, require_stag
 from mlops_assets.rollout.ban import banned
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.ledger import current, steps
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.state import STAGES, RolloutState
 
 
@@ -27,6 +28,7 @@ class Starter:
     engine: Engine
     registry: ModelRegistry
     approvals: Approvals
+    platform: PlatformWatch
     policy: RolloutPolicy
 
     def first_state(
@@ -44,7 +46,7 @@ class Starter:
         Raises:
             InputError: no such model or version, or its accuracy can never pass.
             NotReadyError: there is no champion, the version is not approved and staged, is banned, the calendar is closed,
-                or another rollout is under way.
+                another rollout is under way, or the A/A test alarms.
             ApprovalRefusedError: what its approval rests on has changed.
             TransientError: a store does not answer.
         """
@@ -67,6 +69,7 @@ class Starter:
         for reason in (
             banned(self.engine, candidate.training_hash, model_name, now, self.policy.cool_down_hours),
             closed(self.policy.calendar, now),
+            self.platform.alarm(spec.name, champion.semver),
         ):
             if reason is not None:
                 raise NotReadyError(f"{model_name} {candidate.semver} does not start: {reason}")
@@ -97,6 +100,11 @@ class Starter:
             return None
         tried = {step.state.candidate for step in steps(self.engine, model_name=model_name)}
         return None if challenger.semver in tried else challenger.semver
+
+    def platform_alarm(self, model_name: str) -> str | None:
+        """Return why no rollout of the model could be trusted now; looked at also while nothing waits, so that it is known."""
+        champion = self.registry.champion(model_name)
+        return None if champion is None else self.platform.alarm(spec_of(model_name).name, champion.semver)
 
     def _candidate(self, model_name: str, version: str | None) -> RegisteredVersion:
         if version is not None:

@@ -23,7 +23,7 @@ from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.requests import DecisionRequest
-from mlops_assets.serving.routing import route
+from mlops_assets.serving.routing import Route, route
 from mlops_assets.serving.treatments import BoundedCalls
 
 Channel = Literal["http", "stream"]
@@ -74,6 +74,7 @@ class Decider:
         pseudonym: makes a pseudonym of a user id.
         uniform: draws from [0, 1).
         treatments: bounds the time of versions on trial; without it they are waited for.
+        aa_share: of the champion's users in each arm of the A/A test.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Decider:
         pseudonym: Callable[[str], str],
         uniform: Callable[[], float],
         treatments: BoundedCalls | None = None,
+        aa_share: float = 0.0,
     ) -> None:
         self.epsilon = epsilon
         self.cache = cache
         self._pseudonym = pseudonym
         self._uniform = uniform
         self._treatments = treatments
+        self._aa_share = aa_share
 
     def decide(
         self,
@@ -124,14 +127,14 @@ class Decider:
         if champion is None:
             raise NotReadyError(f"{spec.registered_model} has no champion yet; run the job model_lifecycle first")
         prediction_id = prediction_id or new_prediction_id(now)
-        way = route(request, models, champion, experiment, prediction_id)
+        way = route(request, models, champion, experiment, prediction_id, aa_share=self._aa_share)
         alias, model, fallback, failure = way.alias, way.model, way.fallback, None
         context = np.array([request.context_values], dtype=np.float32)
         given = absent_features(spec, 1) if features is None else features
         try:
-            vector, missing, q_values, cached = self._answer(model, champion, context, request.text, given)
+            vector, missing, q_values, cached = self._answer(way, context, request.text, given)
         except Exception as error:
-            if model is champion:
+            if not way.on_trial:
                 raise
             # Whatever a candidate does, its users get the champion's answer, and the failure counts against it.
             failure = f"{model.spec.registered_model} {model.semver}: {type(error).__name__}: {error}"
@@ -158,6 +161,7 @@ class Decider:
             "variant": way.variant,
             "treatment_share": way.treatment_share,
             "arms": way.arms,
+            "aa_arm": way.aa_arm,
             "user_hash": None if way.user is None else self._pseudonym(way.user),
             "state": vector.tobytes(),
             "missing_features": missing,
@@ -185,9 +189,10 @@ class Decider:
         )
 
     def _answer(
-        self, model: ServedModel, champion: ServedModel, context: NDArray[np.float32], text: str, features: Features
+        self, way: Route, context: NDArray[np.float32], text: str, features: Features
     ) -> tuple[NDArray[np.float32], list[str], NDArray[np.float32], bool]:
-        if model is champion or self._treatments is None:
+        model = way.model
+        if not way.on_trial or self._treatments is None:
             return self._evaluate(model, context, text, features)
         return self._treatments.call(model.key, lambda: self._evaluate(model, context, text, features))
 

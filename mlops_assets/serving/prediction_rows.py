@@ -44,8 +44,9 @@ def decode_entry(line: str) -> tuple[str, dict[str, Any]]:
         row["event_time"] = datetime.fromisoformat(row["event_time"])
         if "state" in row:
             row["state"] = base64.b64decode(row["state"], validate=True)
-            # A journal of before the upgrade does not have it, and rows of one insert have the same columns.
+            # A journal of before an upgrade does not have them, and rows of one insert have the same columns.
             row.setdefault("arms", None)
+            row.setdefault("aa_arm", None)
         _TABLES[kind]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{line[:80]!r} is no entry of the prediction journal ({error})") from error

@@ -1,10 +1,10 @@
 """Which version a request goes to: the champion, or a treatment of the agent's experiment or rollout. No evaluation here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mlops_assets.experiments.assignment import CONTROL
+from mlops_assets.experiments.assignment import CONTROL, TREATMENT, aa_arm
 from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.experiments.segments import EVERYBODY
 from mlops_assets.registry.catalogue import CHAMPION
@@ -21,7 +21,8 @@ class Route:
     """The version that is to answer, and what the log says of the split.
 
     `user`: who was drawn, None when nobody is known. `experiment` is None where the request is not counted, `treatment_share`
-    and `arms` where it says nothing of the treatment. `fallback`: why not the treatment's model answers its user.
+    and `arms` where it says nothing of the treatment. `fallback`: why not the treatment's model answers its user. `aa_arm`:
+    that of the A/A test, of the champion's users.
     """
 
     alias: str
@@ -32,6 +33,12 @@ class Route:
     treatment_share: float | None = None
     arms: Mapping[str, Any] | None = None
     fallback: Fallback | None = None
+    aa_arm: str | None = None
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether its model's answer is waited for only so long, and may be given up."""
+        return self.alias != CHAMPION or self.aa_arm == TREATMENT
 
 
 def route(
@@ -40,6 +47,8 @@ def route(
     champion: ServedModel,
     experiment: Experiment | None,
     prediction_id: str,
+    *,
+    aa_share: float = 0.0,
 ) -> Route:
     """Return where a request goes.
 
@@ -49,7 +58,21 @@ def route(
         champion: the agent's.
         experiment: the agent's unfinished experiment or rollout; it counts for requests that name a user, a rollout for all.
         prediction_id: id of the decision.
+        aa_share: of the champion's users in each arm of the A/A test.
     """
+    way = _split(request, models, champion, experiment, prediction_id)
+    if way.user is None or way.alias != CHAMPION or way.fallback is not None:
+        return way
+    return replace(way, aa_arm=aa_arm(request.agent, champion.semver, way.user, aa_share))
+
+
+def _split(
+    request: DecisionRequest,
+    models: ServedModels,
+    champion: ServedModel,
+    experiment: Experiment | None,
+    prediction_id: str,
+) -> Route:
     split = _in_force(models, champion, experiment)
     user = request.user_id
     if split is not None and split.splits_anonymous and user is None:

@@ -65,7 +65,8 @@ class ServingRuntime:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None, mirror: bool = True) -> None:
         self.settings = settings
-        self.policy: ServingPolicy = load_profile(settings.policy_profile).serving
+        profile = load_profile(settings.policy_profile)
+        self.policy: ServingPolicy = profile.serving
         self.engine: Engine = create_operational_engine(settings.database)
         self.metrics = ServingMetrics()
         # Of their own: readers of a slow database must not take the connections of those that write to it.
@@ -96,6 +97,7 @@ class ServingRuntime:
             pseudonym=pseudonymiser(settings),
             uniform=random.SystemRandom().random,
             treatments=self.treatments,
+            aa_share=profile.ab_test.aa_share,
         )
         self.experiments: Mapping[str, Experiment] = MappingProxyType({})
         # None until the operational database has said it; set after the splits, so that with it both are known.

@@ -41,6 +41,7 @@ def prediction_row(spec: AgentSpec, prediction_id: str, **changes: object) -> Pr
         "variant": "champion",
         "treatment_share": None,
         "arms": None,
+        "aa_arm": None,
         "user_hash": None,
         "state": state_bytes(np.full(len(spec.state_fields), 0.5)),
         "missing_features": [],

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from mlops_assets.experiments.decisions import decisions
+from mlops_assets.experiments.decisions import decisions, drawn_by
 from mlops_assets.experiments.metrics import MetricScale, Pair
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import ShadowPredictionRecord
@@ -41,7 +41,9 @@ def test_decisions_come_with_outcomes_arms_and_slices(engine: Engine, slices: tu
     ]
     write(engine, [*rows, outcome_row(rows[1], 50.0, best_action=2)])
     with read_transaction(engine) as session:
-        found = decisions(session, NAME, SERVED_AT, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, slices))
+        found = decisions(
+            session, drawn_by(NAME), SERVED_AT, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, slices)
+        )
     assert found["event_time"].tolist() == [SERVED_AT + timedelta(minutes=minute) for minute in (1, 2, 7)]
     assert found["arms"].tolist() == [ARMS, None, {**ARMS, "shares": {"treatment": 0.5}}]
     assert found["best_action"].fillna(-1).tolist() == [2, -1, -1]
@@ -86,7 +88,9 @@ def test_a_pair_is_what_both_versions_answered_in_the_shadow(engine: Engine) -> 
     write(engine, [*rows, *shadows])
     pair = Pair("execution-agent-dqn", "1.0.0", "1.1.0", 1.1, 0.95)
     with read_transaction(engine) as session:
-        found = decisions(session, NAME, None, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, (), pair))
+        found = decisions(
+            session, drawn_by(NAME), None, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, (), pair)
+        )
     columns = found[["first_action", "first_ms", "second_action", "second_ms"]].astype(float).fillna(-1.0)
     assert columns.to_numpy().tolist() == [[-1.0] * 4, [1.0, 2.0, 2.0, 3.0], [-1.0] * 4]
 
@@ -94,4 +98,4 @@ def test_a_pair_is_what_both_versions_answered_in_the_shadow(engine: Engine) -> 
 def test_of_nothing_there_is_nothing(engine: Engine) -> None:
     """The first look of an experiment, before anybody came, fails."""
     with read_transaction(engine) as session:
-        assert len(decisions(session, NAME, None, SERVED_AT, MetricScale(0.0, 1.0, {}, ("browser",)))) == 0
+        assert len(decisions(session, drawn_by(NAME), None, SERVED_AT, MetricScale(0.0, 1.0, {}, ("browser",)))) == 0

@@ -19,7 +19,7 @@ import mlflow.tracking.client
 from mlops_assets.foundation.clock import Clock, ShiftedClock
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import MlopsError
-from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy
+from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy, load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
@@ -27,6 +27,7 @@ from mlops_assets.rollout.advance import Observation
 from mlops_assets.rollout.controller import Rollouts
 from mlops_assets.rollout.effects import Outbox, undelivered
 from mlops_assets.rollout.ledger import current
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.start import Starter
 from mlops_assets.rollout.state import RolloutState
 from mlops_assets_tests.rollout.rollouts import POLICY
@@ -62,7 +63,8 @@ def rollouts(clock: Clock, holder: str) -> Rollouts:
     settings = load_settings()
     engine = create_operational_engine(settings.database)
     registry = ModelRegistry(settings.tracking_uri, engine, clock)
-    starter = Starter(engine, registry, open_approvals(settings, engine, clock, registry), quick())
+    platform = PlatformWatch(engine, load_profile(settings.policy_profile), clock, data_clock=settings.data_clock)
+    starter = Starter(engine, registry, open_approvals(settings, engine, clock, registry), platform, quick())
     outbox = Outbox(engine, registry, clock, {}, (), holder)
     return Rollouts(engine, registry, starter, Satisfied(), outbox, quick(), clock)  # type: ignore[arg-type]
 

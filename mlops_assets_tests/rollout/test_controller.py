@@ -143,11 +143,13 @@ def test_who_may_not_changes_nothing(small_tower: Tower) -> None:
     with pytest.raises(AccessDeniedError, match=r"'dev@company\.com' may not deploy to production"):
         rollouts.start(MODEL, user="dev@company.com", reason="mine")
     assert current(office.engine, MODEL) is None
+    with pytest.raises(AccessDeniedError, match=r"'dev@company\.com' may not deploy to production"):
+        rollouts.reset_aa_test(MODEL, user="dev@company.com", reason="never mind")
     rollouts.start(MODEL, user="ops@company.com", reason="theirs")
     with pytest.raises(AccessDeniedError, match=r"'ops@company\.com' may not rollback"):
         rollouts.change(MODEL, "rollback", user="ops@company.com", reason="no")
     denied = [event for event in office.events() if event.event_type == "access_denied"]
-    assert [event.user for event in denied] == ["dev@company.com", "ops@company.com"]
+    assert [event.user for event in denied] == ["dev@company.com", "dev@company.com", "ops@company.com"]
     assert rollouts.change(MODEL, "rollback", user="sre@company.com", reason="yes").status == "rolled_back"
 
 

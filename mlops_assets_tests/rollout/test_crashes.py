@@ -64,6 +64,7 @@ def test_random_kills(tower: Tower) -> None:
 def test_the_state_is_the_ledger(small_tower: Tower) -> None:
     """Something beside the ledger that has to be there: lost, it would take the rollout with it."""
     started = small_tower.rollouts.tick(MODEL).state
+    assert started is not None
     with small_tower.engine.begin() as connection:
         for table in (ExperimentLook.__table__, RolloutEffect.__table__):
             connection.execute(table.delete())
@@ -71,4 +72,5 @@ def test_the_state_is_the_ledger(small_tower: Tower) -> None:
     assert verify(small_tower.engine) == [started]
     assert small_tower.rollouts.tick(MODEL).reasons == ("shadow goes on for 2.0 h more",)
     with read_transaction(small_tower.engine) as session:
-        assert session.query(ExperimentLook).count() == 1
+        looks = session.query(ExperimentLook).filter(ExperimentLook.experiment == started.name)
+        assert looks.count() == 1

@@ -124,4 +124,5 @@ def test_one_failure_in_twenty_is_no_rollback(small_tower: Tower) -> None:
     assert tick.kind is None
     assert "200 are needed" in tick.reasons[0]
     with read_transaction(tower.engine) as session:
-        assert session.query(ExperimentLook).filter(ExperimentLook.evidence.is_not(None)).count() == 2
+        looks = session.query(ExperimentLook).filter(ExperimentLook.experiment == state.name)
+        assert looks.filter(ExperimentLook.evidence.is_not(None)).count() == 2

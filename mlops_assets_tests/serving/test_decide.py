@@ -1,6 +1,7 @@
 """The decision: variants, exploration, fallback, cache and the log row, with every draw given."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlops_assets.experiments.assignment import aa_arm
 from mlops_assets.experiments.experiments import Experiment, Treatment
 from mlops_assets.experiments.segments import Segment
 from mlops_assets.features.vector import column_name, state_vector
@@ -20,6 +22,7 @@ from mlops_assets.serving.decide import Decider, Decision, absent_features, conf
 from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.parsing import parse_request
 from mlops_assets.serving.requests import DecisionRequest, request_model
+from mlops_assets.serving.treatments import BoundedCalls
 from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets_tests.serving.served import request_of, served_model
 
@@ -67,6 +70,39 @@ def decide(by: Decider, *, models: ServedModels = MODELS, spec: AgentSpec = SPEC
     given: dict[str, Any] = {"experiment": None, "features": FEATURES, "now": NOW, "started": 0.0, "channel": "http"}
     fixed = {name: changes.pop(name) for name in list(changes) if name in {*given, "prediction_id"}}
     return by.decide(asked(spec, **changes), models=models, **{**given, **fixed})
+
+
+def test_in_the_aa_test_the_champion_is_asked_as_a_candidate_is() -> None:
+    """Without a candidate's time limit and its fallback, the test would not see what these do to users."""
+
+    def slow(states: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(states))
+        if len(calls) == 1:
+            time.sleep(0.2)
+        return np.ones((len(states), len(SPEC.actions)), dtype=np.float32)
+
+    calls: list[int] = []
+    models = ServedModels({("execution", "champion"): computing(slow, "1.0.0")})
+    treatments = BoundedCalls(timeout_ms=50.0, failures=5, open_seconds=1.0)
+    by = Decider(
+        epsilon=0.0,
+        cache=AnswerCache(0, 1.0),
+        pseudonym=str,
+        uniform=lambda: 1.0,
+        treatments=treatments,
+        aa_share=0.5,
+    )
+    treated, control = (
+        next(user for user in map(str, range(100)) if aa_arm("execution", "1.0.0", user, 0.5) == arm)
+        for arm in ("treatment", "control")
+    )
+    late = decide(by, models=models, user_id=treated)
+    assert (late.row["aa_arm"], late.row["fallback"], late.row["model_alias"]) == ("treatment", "failed", "champion")
+    assert late.failure is not None
+    assert len(calls) == 2
+    fine = decide(by, models=models, user_id=control)
+    assert (fine.row["aa_arm"], fine.row["fallback"], fine.row["experiment"]) == ("control", None, None)
+    treatments.stop()
 
 
 def test_the_vector_is_the_one_that_training_builds() -> None:

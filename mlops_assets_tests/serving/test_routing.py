@@ -50,11 +50,37 @@ def routed(
     models: ServedModels,
     request: DecisionRequest | None = None,
     prediction_id: str = "decision-1",
+    *,
+    aa_share: float = 0.0,
 ) -> Route:
     request = request or asked(user_id="ann")
     champion = models.get(request.agent, "champion")
     assert champion is not None
-    return route(request, models, champion, experiment, prediction_id)
+    return route(request, models, champion, experiment, prediction_id, aa_share=aa_share)
+
+
+@pytest.mark.parametrize("share", [None, HALF])
+def test_the_champions_users_are_in_the_aa_test(share: float | None) -> None:
+    """It tests nothing while there is a rollout, or tells a candidate's users from the champion's."""
+    models = picture(champion=OLD, candidate=NEW)
+    experiment = None if share is None else split(share)
+    found = [routed(experiment, models, asked(user_id=f"u{i}"), aa_share=0.1) for i in range(4000)]
+    champions = [one for one in found if one.model is OLD]
+    for arm in ("treatment", "control"):
+        assert sum(one.aa_arm == arm for one in champions) / len(champions) == pytest.approx(0.1, abs=0.02)
+    assert {one.aa_arm for one in found if one.model is NEW} <= {None}
+    # The way of the treatment is that of a candidate, and of nobody else.
+    assert {one.on_trial for one in champions if one.aa_arm == "treatment"} == {True}
+    assert {one.on_trial for one in champions if one.aa_arm != "treatment"} == {False}
+    plain = [routed(experiment, models, asked(user_id=f"u{i}")) for i in range(4000)]
+    assert [replace(one, aa_arm=None) for one in found] == plain
+    assert routed(None, models, asked(), aa_share=0.5).aa_arm is None
+
+
+def test_who_gets_the_champion_for_want_of_the_candidate_is_in_no_aa_test() -> None:
+    """Users who were drawn for a version that is away are a choice of their own."""
+    found = [routed(split(1.0), picture(champion=OLD), asked(user_id=f"u{i}"), aa_share=0.5) for i in range(50)]
+    assert {(one.fallback, one.aa_arm) for one in found} == {("absent", None)}
 
 
 def test_the_candidate_has_its_share_of_the_users() -> None:
