@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -101,9 +102,9 @@ class Reaper:
             os.kill(os.getpid(), signal.SIGKILL)
         self.names.append(name)
 
-    def watch(self) -> None:
-        """See every write of this process from now on."""
-        event.listen(Engine, "before_cursor_execute", self._statement)
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every write of this process in the block."""
         commit = DefaultDialect.do_commit
 
         def committing(dialect: DefaultDialect, connection: Any) -> None:
@@ -112,7 +113,13 @@ class Reaper:
                 self.point(f"commit of {tables}")
             commit(dialect, connection)
 
+        event.listen(Engine, "before_cursor_execute", self._statement)
         DefaultDialect.do_commit = committing
+        try:
+            yield
+        finally:
+            DefaultDialect.do_commit = commit
+            event.remove(Engine, "before_cursor_execute", self._statement)
 
     def _statement(self, _connection: object, cursor: Any, statement: str, *_: object) -> None:
         words = statement.split(maxsplit=3)
@@ -134,16 +141,17 @@ class Persuaded(Observer):
 class Deployment:
     """The two databases in a folder, opened, with no connection left open; each process forked from here is a daemon.
 
-    Other databases are put into their place, so that every process has what the first one prepared.
+    Other databases are put into their place, so that every process has what the first one prepared. With `database_url` the
+    operational one is elsewhere.
     """
 
-    def __init__(self, folder: Path, begin: datetime) -> None:
+    def __init__(self, folder: Path, begin: datetime, database_url: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.begin = begin
         self.clock = FixedClock(begin)
-        stores = [SecretStr(f"sqlite:///{folder / name}") for name in _STORES]
-        changes = {"database_url": stores[0], "mlflow_tracking_uri": stores[1]}
+        operations, mlflow = (f"sqlite:///{folder / name}" for name in _STORES)
+        changes = {"database_url": SecretStr(database_url or operations), "mlflow_tracking_uri": SecretStr(mlflow)}
         settings = load_settings().model_copy(update=changes)
         self.engine = create_operational_engine(settings.database)
         self.registry = ModelRegistry(settings.tracking_uri, self.engine, self.clock)
@@ -254,8 +262,8 @@ def tick(deployment: Deployment, name: str, look: Look, hours: int) -> None:
 def count(deployment: Deployment, look: Look) -> None:
     """Look once, and write down the names of all writes of it."""
     reaper = Reaper()
-    reaper.watch()
-    deployment.daemon("daemon 1", look, 0, reaper).tick(MODEL)
+    with reaper.watching():
+        deployment.daemon("daemon 1", look, 0, reaper).tick(MODEL)
     reaper.point(LAST)
     (deployment.folder / "names").write_text(json.dumps(reaper.names), encoding="utf-8")
 
@@ -271,8 +279,8 @@ def let_users_come(deployment: Deployment, number: int) -> None:
 def die(deployment: Deployment, look: Look, hours: int, survived: int, name: str) -> None:
     """Look once, and die at a write."""
     reaper = Reaper(survived, name)
-    reaper.watch()
-    deployment.daemon("daemon 1", look, hours, reaper).tick(MODEL)
+    with reaper.watching():
+        deployment.daemon("daemon 1", look, hours, reaper).tick(MODEL)
     reaper.point(LAST)
 
 
