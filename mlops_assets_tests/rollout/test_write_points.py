@@ -2,20 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine.default import DefaultDialect
 
+from mlops_assets.foundation.errors import TransientError
 from mlops_assets.foundation.profiles import STAGE_SHARES
 from mlops_assets.rollout.state import STAGES
 from mlops_assets_tests.rollout.conftest import MODEL, Tower
 from mlops_assets_tests.rollout.scenes import unique
-from mlops_assets_tests.rollout.write_points import LAST, LOOKS, Look
+from mlops_assets_tests.rollout.write_points import LAST, LOOKS, Deployment, Look, Reaper, let_users_come, tick
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each of them has to be among what they died at, or the test looks at something else than it says.
@@ -51,6 +55,64 @@ def test_killed_at_every_write_of_every_look(small_tower: Tower, tmp_path: Path)
             assert told_once(one, "then") == ended(look), where
             assert told_once(one, "end") == ended(look if look.harm else LOOKS[-2]), where
     assert names(found) >= WRITTEN
+
+
+class Deaf(Reaper):
+    """Loses the answer to one commit, and no more."""
+
+    lost = False
+
+    def point(self, name: str) -> None:
+        self.names.append(name)
+
+    def done(self, dialect: DefaultDialect) -> None:
+        if len(self.names) - 1 == self.survived:
+            self.lost = True
+            raise dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.fixture
+def before(small_tower: Tower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Deployment]:
+    """The deployment before each look of a rollout that goes well."""
+    monkeypatch.setenv("MLOPS_HOME", str(small_tower.office.settings.home))
+    small_tower.engine.dispose()
+    found = [Deployment(tmp_path / "before 0", small_tower.office.clock.instant)]
+    for name, store in (("operations", small_tower.engine.url.database), ("mlflow", small_tower.office.runs.database)):
+        shutil.copyfile(str(store), found[0].folder / f"{name}.db")
+    for number in range(len(STAGES)):
+        found.append(copied(found[number], tmp_path / f"before {number + 1}"))
+        tick(found[-1], "daemon 1", Look(number), 0)
+        let_users_come(found[-1], number)
+        found[-1].engine.dispose()
+    return found
+
+
+def copied(deployment: Deployment, folder: Path) -> Deployment:
+    copy = Deployment(folder, deployment.begin)
+    copy.put(deployment.folder)
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", [Look(0), Look(1), Look(5), Look(5, harm=True)], ids=lambda look: look.name)
+def test_a_commit_whose_answer_is_lost(before: list[Deployment], tmp_path: Path, look: Look) -> None:
+    """What failed for all anybody knows is done a second time, or taken for somebody else's: a step, a mark, an alias.
+
+    The stages between the first and the last write what the shadow writes.
+    """
+    whole, none = copied(before[look.number], tmp_path / "whole"), Deaf()
+    with none.watching():
+        whole.daemon("daemon 1", look, 0, none).tick(MODEL)
+    whole.engine.dispose()
+    for survived, write in enumerate(none.names):
+        one, deaf = copied(before[look.number], tmp_path / str(survived)), Deaf(survived)
+        with deaf.watching(), suppress(TransientError):
+            one.daemon("daemon 1", look, 0, deaf).tick(MODEL)
+        assert deaf.lost == (write != "message")
+        one.daemon("daemon 1", look, 0, Reaper()).tick(MODEL)
+        assert told_once({"then": one.facts()}, "then") == ended(look), f"{survived}: {write}"
+        one.engine.dispose()
+    assert len(none.names) >= 12
 
 
 def kill_at_every_write(tower: Tower, folder: Path) -> list[dict[str, Any]]:

@@ -102,6 +102,9 @@ class Reaper:
             os.kill(os.getpid(), signal.SIGKILL)
         self.names.append(name)
 
+    def done(self, dialect: DefaultDialect) -> None:
+        """Right after a commit."""
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """See every write of this process in the block."""
@@ -112,6 +115,8 @@ class Reaper:
             if tables:
                 self.point(f"commit of {tables}")
             commit(dialect, connection)
+            if tables:
+                self.done(dialect)
 
         event.listen(Engine, "before_cursor_execute", self._statement)
         DefaultDialect.do_commit = committing
