@@ -190,6 +190,9 @@ class Outbox:
         try:
             append(self._engine, followed, now)
         except StaleRolloutError:
+            if current(self._engine, state.model_name) == state:
+                # Nobody wrote another: given up here, nobody would ever end it.
+                raise
             # A rollout that is being promoted only ends: the step that ended it has effects, and they are next.
             return f"{state.name} ended meanwhile"
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine, transaction
@@ -217,6 +217,21 @@ def test_taken_back_between_promotion_and_its_record(scene: Scene) -> None:
     (promotion,) = [one for one in delivered if one.kind == "promote"]
     assert promotion.note == f"{NAME} ended meanwhile"
     assert_ends(scene, Ending(GIVEN_BACK, {"champion": "1.0.0"}, [PROMOTED, RETURNED], "rolled_back", []))
+
+
+def test_a_promotion_whose_record_was_refused_is_recorded_by_the_next_look(postgres_scene: Scene) -> None:
+    """Restored with its sequences behind, the ledger refuses a step: taken for somebody else's, it is promoted for ever."""
+    scene = postgres_scene
+    scene.write(*TO_EVERYBODY)
+    assert scene.problems() == []
+    scene.write("promoting")
+    scene.told.clear()
+    with scene.engine.begin() as connection:
+        connection.execute(text("SELECT setval(pg_get_serial_sequence('rollout_event', 'id'), 6, false)"))
+    assert scene.problems() == [f"{MODEL}: another step was written at the same moment; look again"]
+    assert scene.kinds()[-1] == "promoting"
+    assert scene.problems() == []
+    assert_ends(scene, COMPLETED)
 
 
 @pytest.mark.parametrize("why", ["approval", "champion"])
