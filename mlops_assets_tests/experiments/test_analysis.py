@@ -202,6 +202,9 @@ def test_a_report_is_made_of_what_was_served(engine: Engine, tmp_path: Path) -> 
     words = summary(report)
     assert words.startswith("**rollback**: failed ")
     assert "| failed | 0.00% | " in words
+    assert words.endswith(
+        "Evidence of 20 to 1 decides; harm is that of all metrics together. 1 to 1 says nothing, and less speaks against it."
+    )
     document = json.loads(report.json.read_text())
     assert (document["verdict"], document["experiment"], document["looks"]) == ("rollback", NAME, 1)
     assert report.picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -300,6 +303,7 @@ def test_a_report_has_a_table_for_each_treatment(engine: Engine, tmp_path: Path)
     words = summary(report)
     assert words.startswith("**rollback**: shadow: failed ")
     assert words.count("| p, Holm |") == 2
+    assert "Evidence of 40 to 1 decides on one treatment, and then of 20 to 1 on the last (Holm)" in words
     assert "of the treatment challenger, 1 look;" in words
     document = json.loads(report.json.read_text())
     assert document["arms"]["challenger"]["verdict"] == "continue"
