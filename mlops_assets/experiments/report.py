@@ -104,7 +104,7 @@ def summary(report: ExperimentReport) -> str:
         lines += [
             f"{one.control_users:,} users of the control, {one.treatment_users:,} of the {_named(arm)}, {split}",
             "",
-            *_table(one.metrics.values(), several=len(analysis.arms) > 1),
+            *_table(list(one.metrics.values()), several=len(analysis.arms) > 1),
             "",
         ]
     lines.append(_decides(report.alpha, len(analysis.arms)))
@@ -147,30 +147,34 @@ def _named(arm: str) -> str:
     return arm if arm == TREATMENT else f"treatment {arm}"
 
 
-def _table(metrics: Iterable[MetricAnalysis], *, several: bool) -> list[str]:
-    holm, rule = (" p, Holm |", "---:|") if several else ("", "")
-    head = (
-        "| metric (0 is good) | control | treatment | difference in points (95% CI) | adjusted by the time before (CUPED) | "
-        "P(treatment better) | evidence of harm | evidence of limit kept |"
-    )
-    lines = [f"{head}{holm}", f"|---|---:|---:|---:|---:|---:|---:|---:|{rule}"]
-    for one in metrics:
-        if one.means is None:
-            lines.append(
-                f"| {one.name} | – | – | not observed in both arms | – | – | – | – |{' – |' if several else ''}"
-            )
-            continue
-        better = "–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}"
-        adjusted = "–"
-        if one.adjusted is not None:
-            adjusted = f"{_difference(one.adjusted.means)} ({one.adjusted.variance_reduction:.0%} less variance)"
-        p_value = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3g}"
-        lines.append(
-            f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | {_difference(one.means)} | "
-            f"{adjusted} | {better} | {odds_in_words(one.log_e_harm)} | {odds_in_words(one.log_e_kept)} |"
-            f"{f' {p_value} |' if several else ''}"
-        )
-    return lines
+def _table(metrics: Sequence[MetricAnalysis], *, several: bool) -> list[str]:
+    """A row for each metric; columns that could only be empty are left out."""
+    adjusted = any(one.adjusted is not None for one in metrics)
+    head = ["metric (0 is good)", "control", "treatment", "difference in points (95% CI)"]
+    head += ["adjusted by the time before (CUPED)"] * adjusted
+    head += ["P(treatment better)", "evidence of harm", "evidence of limit kept"] + ["p, Holm"] * several
+    rows = [_cells(one, adjusted=adjusted, several=several) for one in metrics]
+    rule = f"|---|{'---:|' * (len(head) - 1)}"
+    return [_row(head), rule, *(_row(row + ["–"] * (len(head) - len(row))) for row in rows)]
+
+
+def _cells(one: MetricAnalysis, *, adjusted: bool, several: bool) -> list[str]:
+    if one.means is None:
+        return [one.name, "–", "–", "not observed in both arms"]
+    cells = [one.name, f"{one.means.control_mean:.2%}", f"{one.means.treatment_mean:.2%}", _difference(one.means)]
+    if adjusted and one.adjusted is None:
+        cells.append("–")
+    elif one.adjusted is not None:
+        cells.append(f"{_difference(one.adjusted.means)} ({one.adjusted.variance_reduction:.0%} less variance)")
+    cells.append("–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}")
+    cells += [odds_in_words(one.log_e_harm), odds_in_words(one.log_e_kept)]
+    if several and one.p_adjusted is not None:
+        cells.append(f"{one.p_adjusted:.3g}")
+    return cells
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _difference(means: MeanComparison) -> str:

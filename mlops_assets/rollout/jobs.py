@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.partitions import permanent_failures
 from mlops_assets.foundation.profiles import StageName
 from mlops_assets.foundation.resources import Platform
@@ -46,9 +47,9 @@ class AdvanceConfig(dg.Config):
 class RollbackConfig(dg.Config):
     """One rollback by hand."""
 
-    model_name: str = Field(min_length=1, description=_MODEL)
-    user: str = Field(min_length=1, description=_USER)
-    reason: str = Field(min_length=1, description=_REASON)
+    model_name: str = Field(description=_MODEL)
+    user: str = Field(description=_USER)
+    reason: str = Field(description=_REASON)
     to_version: str = Field(
         default="", description="Without a rollout under way: the former champion to return to; empty: the last one."
     )
@@ -57,10 +58,10 @@ class RollbackConfig(dg.Config):
 class ChangeConfig(dg.Config):
     """One change of a rollout by hand."""
 
-    model_name: str = Field(min_length=1, description=_MODEL)
+    model_name: str = Field(description=_MODEL)
     change: Literal["start", "pause", "resume", "abort", "jump"] = Field(description=_CHANGE)
-    user: str = Field(min_length=1, description=_USER)
-    reason: str = Field(min_length=1, description=_REASON)
+    user: str = Field(description=_USER)
+    reason: str = Field(description=_REASON)
     version: str = Field(default="", description="To start: the candidate; empty: the challenger.")
     to: str = Field(default="", description=f"To jump: an earlier stage, one of {', '.join(STAGES[:-1])}.")
     accept_accuracy: bool = Field(
@@ -84,7 +85,8 @@ def look_at_rollouts(context: dg.OpExecutionContext, config: AdvanceConfig, plat
 @dg.op(description="Take a model's rollout back; without one under way, give production back to a former champion.")
 def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, platform: Platform) -> None:
     """Roll back; who may not, or where it makes no sense, fails the run with the reason."""
-    with _rollouts(context, platform, config.model_name) as rollouts:
+    with _rollouts(context, platform, config.model_name or "the run config") as rollouts:
+        _require_filled(model_name=config.model_name, user=config.user, reason=config.reason)
         access_control(platform.settings).require_person(config.user)
         line = rollouts.roll_back(config.model_name, config.to_version or None, user=config.user, reason=config.reason)
         context.log.info(line)
@@ -94,7 +96,8 @@ def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, platform: 
 @dg.op(description="Start, pause, resume, abort a model's rollout, or jump back to an earlier stage.")
 def change(context: dg.OpExecutionContext, config: ChangeConfig, platform: Platform) -> None:
     """Change a rollout; what makes no sense fails the run with the reason."""
-    with _rollouts(context, platform, config.model_name) as rollouts:
+    with _rollouts(context, platform, config.model_name or "the run config") as rollouts:
+        _require_filled(model_name=config.model_name, user=config.user, reason=config.reason)
         access_control(platform.settings).require_person(config.user)
         if config.change == "start":
             state = rollouts.start(
@@ -186,6 +189,13 @@ def _event(
             **drawn,
         },
     )
+
+
+def _require_filled(**values: str) -> None:
+    """Refuse what the launchpad opens with: nobody would have done it, or on nothing."""
+    empty = [name for name, value in values.items() if not value.strip()]
+    if empty:
+        raise InputError(f"nothing is given as {', '.join(empty)}: fill in {', '.join(values)} in the run config")
 
 
 def _data_uri(picture: bytes) -> str:

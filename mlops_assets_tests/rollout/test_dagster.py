@@ -118,8 +118,9 @@ def test_the_launchpad_opens_with_all_there_is_to_fill_in(
     definition = build_definitions(resources={"platform": platform_of(small_tower)}).get_job_def(job)
     opened = dict(definition.run_config["ops"][op]["config"])
     assert {name for name, value in opened.items() if value == ""} >= {"model_name", "user", "reason"}
-    filled = {**opened, "model_name": MODEL, **WHO, left_empty: ""}
-    assert not run(small_tower, instance, job, op, **filled).success
+    refused = run(small_tower, instance, job, op, **{**opened, "model_name": MODEL, **WHO, left_empty: " "})
+    failures = [str(event.event_specific_data) for event in refused.all_events if event.is_failure]
+    assert any(f"nothing is given as {left_empty}: fill in model_name, user, reason" in one for one in failures)
     assert [step.kind for step in steps(small_tower.engine)] == ["started"]
 
 
