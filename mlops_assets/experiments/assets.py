@@ -13,7 +13,10 @@ from mlops_assets.foundation.resources import Platform
     owners=OWNERS,
     kinds={"numpy", "json"},
     partitions_def=AGENT_PARTITIONS,
-    description="The newest A/B test: decision in words, evidence over time, posteriors, traffic split.",
+    description=(
+        "The newest A/B test of each agent: verdict in words, metrics of both arms, evidence over all looks, posteriors, "
+        "traffic split. Materialise it whenever you like: it takes one more look, and looks cost nothing."
+    ),
 )
 def ab_test_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
     """Take a look at the agent's newest experiment and judge it; looking often costs nothing."""
@@ -25,7 +28,8 @@ def ab_test_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.
         newest = next((one for one in all_experiments(platform.engine) if one.agent == spec.name), None)
         if newest is None:
             words = (
-                f"{spec.name} has no experiment; create one with `python -m mlops_assets.experiments.commands create`"
+                f"{spec.name} has no experiment; create one with `python -m mlops_assets.experiments.commands create "
+                f"<name> --agent {spec.name} --share 0.05 --user <you>`"
             )
             context.log.info(words)
             return Outcome(

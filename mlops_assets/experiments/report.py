@@ -1,7 +1,7 @@
 """The report of one experiment: a look at what has come in, the analysis, its words, its picture, its JSON."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,16 +28,25 @@ from mlops_assets.foundation.tables import PredictionRecord
 _POINTS = 400
 # What a density is drawn over: all but one in a million.
 _DRAWN_TAIL = 1e-6
-# The picture ends where nobody needs more: one to a million.
-_MOST_EVIDENCE = 6.0
+# Pictures and tables end where nobody needs more: one to a million.
+MOST_EVIDENCE = 6.0
+_LEAST_DRAWN = -2.0
+# From here on, digits after the point are noise.
+_ROUNDED = 100.0
+# A line of one look is no line: so few looks get dots.
+_DOTTED_LOOKS = 30
+# With it, a picture of PICTURE_INCHES is not wider than the window in which Dagster shows it.
+PICTURE_DPI = 110
+PICTURE_INCHES = 10.0
 
 
 @dataclass(frozen=True)
 class ExperimentReport:
-    """An experiment, what was found at `looked_at`, and where its files are."""
+    """An experiment, what was found at `looked_at` and is decided at level `alpha`, and where its files are."""
 
     experiment: Experiment
     analysis: ExperimentAnalysis
+    alpha: float
     new_users: int
     looked_at: datetime
     versions: Versions
@@ -80,8 +89,8 @@ def report_experiment(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(files[0]) as temporary:
         temporary.write_text(canonical_json(_document(experiment, analysis, versions, moment)), encoding="utf-8")
-    evidence_png(files[1], analysis, design.alpha, title=f"{name}: {analysis.verdict}")
-    return ExperimentReport(experiment, analysis, new_users, moment, versions, *files)
+    evidence_png(files[1], analysis, design.alpha, title=f"{name}: {analysis.verdict.replace('_', ' ')}")
+    return ExperimentReport(experiment, analysis, design.alpha, new_users, moment, versions, *files)
 
 
 def summary(report: ExperimentReport) -> str:
@@ -95,45 +104,84 @@ def summary(report: ExperimentReport) -> str:
         lines += [
             f"{one.control_users:,} users of the control, {one.treatment_users:,} of the {_named(arm)}, {split}",
             "",
-            *_table(one.metrics.values(), several=len(analysis.arms) > 1),
+            *_table(list(one.metrics.values()), several=len(analysis.arms) > 1),
             "",
         ]
-    return "\n".join(lines[:-1])
+    lines.append(_decides(report.alpha, len(analysis.arms)))
+    return "\n".join(lines)
+
+
+def odds_in_words(log_e: float) -> str:
+    """Say an e-value, given as its natural logarithm, as odds that people read: `71.3 to 1`, `1 to 280`."""
+    if abs(log_e) > MOST_EVIDENCE * math.log(10.0):
+        most = f"{10**MOST_EVIDENCE:,.0f}"
+        return f"over {most} to 1" if log_e > 0.0 else f"1 to over {most}"
+    odds = math.exp(abs(log_e))
+    rounded = f"{odds:,.0f}" if odds >= _ROUNDED else f"{odds:.3g}"
+    return f"{rounded} to 1" if log_e >= 0.0 else f"1 to {rounded}"
+
+
+def evidence_axis(axes: Any, *, least: float) -> None:
+    """Say odds along the vertical axis of evidence, which is drawn as powers of ten between `least` and the most."""
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    def tick(power: float, _position: int | None) -> str:
+        edge = "≥ " if power >= MOST_EVIDENCE else "≤ " if power <= least else ""
+        return edge + odds_in_words(power * math.log(10.0))
+
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -1.1), max(high, 2.1))
+    axes.yaxis.set_major_locator(MultipleLocator(1.0))
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
+    axes.set_ylabel("evidence (e-value)")
+
+
+def _decides(alpha: float, arms: int) -> str:
+    needed = f"Evidence of {arms / alpha:,.3g} to 1 decides"
+    if arms > 1:
+        needed += f" on one treatment, and then of {1.0 / alpha:,.3g} to 1 on the last (Holm)"
+    return f"{needed}; harm is that of all metrics together. 1 to 1 says nothing, and less speaks against it."
 
 
 def _named(arm: str) -> str:
     return arm if arm == TREATMENT else f"treatment {arm}"
 
 
-def _table(metrics: Iterable[MetricAnalysis], *, several: bool) -> list[str]:
-    holm, rule = (" p, Holm |", "---:|") if several else ("", "")
-    head = (
-        "| metric (0 is good) | control | treatment | difference, 95 % | adjusted by the time before | P(treatment better) | "
-        "harm proven | limit kept |"
-    )
-    lines = [f"{head}{holm}", f"|---|---:|---:|---:|---:|---:|---:|---:|{rule}"]
-    for one in metrics:
-        if one.means is None:
-            lines.append(
-                f"| {one.name} | – | – | not observed in both arms | – | – | – | – |{' – |' if several else ''}"
-            )
-            continue
-        better = "–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}"
-        adjusted = "–"
-        if one.adjusted is not None:
-            adjusted = f"{_difference(one.adjusted.means)} ({one.adjusted.variance_reduction:.0%} less variance)"
-        p_value = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3g}"
-        lines.append(
-            f"| {one.name} | {one.means.control_mean:.2%} | {one.means.treatment_mean:.2%} | {_difference(one.means)} | "
-            f"{adjusted} | {better} | {_odds(one.log_e_harm)} | {_odds(one.log_e_kept)} |"
-            f"{f' {p_value} |' if several else ''}"
-        )
-    return lines
+def _table(metrics: Sequence[MetricAnalysis], *, several: bool) -> list[str]:
+    """A row for each metric; columns that could only be empty are left out."""
+    adjusted = any(one.adjusted is not None for one in metrics)
+    head = ["metric (0 is good)", "control", "treatment", "difference in points (95% CI)"]
+    head += ["adjusted by the time before (CUPED)"] * adjusted
+    head += ["P(treatment better)", "evidence of harm", "evidence of limit kept"] + ["p, Holm"] * several
+    rows = [_cells(one, adjusted=adjusted, several=several) for one in metrics]
+    rule = f"|---|{'---:|' * (len(head) - 1)}"
+    return [_row(head), rule, *(_row(row + ["–"] * (len(head) - len(row))) for row in rows)]
+
+
+def _cells(one: MetricAnalysis, *, adjusted: bool, several: bool) -> list[str]:
+    if one.means is None:
+        return [one.name, "–", "–", "not observed in both arms"]
+    cells = [one.name, f"{one.means.control_mean:.2%}", f"{one.means.treatment_mean:.2%}", _difference(one.means)]
+    if adjusted and one.adjusted is None:
+        cells.append("–")
+    elif one.adjusted is not None:
+        cells.append(f"{_difference(one.adjusted.means)} ({one.adjusted.variance_reduction:.0%} less variance)")
+    cells.append("–" if one.bayes is None else f"{one.bayes.prob_treatment_better:.1%}")
+    cells += [odds_in_words(one.log_e_harm), odds_in_words(one.log_e_kept)]
+    if several and one.p_adjusted is not None:
+        cells.append(f"{one.p_adjusted:.3g}")
+    return cells
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _difference(means: MeanComparison) -> str:
-    interval = "–" if means.low is None else f"{means.low:+.2%} to {means.high:+.2%}"
-    return f"{means.difference:+.2%}, {interval}"
+    interval = (
+        "" if means.low is None or means.high is None else f" ({100 * means.low:+.2f} to {100 * means.high:+.2f})"
+    )
+    return f"{100 * means.difference:+.2f}{interval}"
 
 
 def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, title: str) -> None:
@@ -146,33 +194,47 @@ def evidence_png(path: Path, analysis: ExperimentAnalysis, alpha: float, *, titl
     from matplotlib.figure import Figure
 
     arms = len(analysis.arms)
-    figure = Figure(figsize=(11, 4.2 * arms), layout="constrained")
+    figure = Figure(figsize=(PICTURE_INCHES, 5.0 * arms), layout="constrained")
     FigureCanvasAgg(figure)
     for (arm, found), (over_time, posterior) in zip(
         analysis.arms.items(), figure.subplots(arms, 2, squeeze=False), strict=True
     ):
-        _draw_evidence(over_time, found.metrics.values(), alpha / arms)
+        _draw_evidence(over_time, list(found.metrics.values()), alpha / arms)
         _draw_posteriors(posterior, found.metrics.values(), arm)
         if arms > 1:
             over_time.set_title(arm)
+            posterior.set_title(arm)
     figure.suptitle(title)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=PICTURE_DPI)
 
 
-def _draw_evidence(over_time: Any, metrics: Iterable[MetricAnalysis], alpha: float) -> None:
+def _draw_evidence(over_time: Any, metrics: Sequence[MetricAnalysis], alpha: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    looks = range(1, max((len(one.harm_over_time) for one in metrics), default=0) + 1)
+    dot, cross = (".", "x") if len(looks) <= _DOTTED_LOOKS else ("", "")
     for number, one in enumerate(metrics):
-        looks, colour = range(1, len(one.harm_over_time) + 1), f"C{number}"
         harm, kept = ([_log10(e) for e in over] for over in (one.harm_over_time, one.kept_over_time))
-        over_time.plot(looks, harm, color=colour, label=f"{one.name}: worse than allowed")
-        over_time.plot(looks, kept, color=colour, linestyle="--", label=f"{one.name}: limit kept")
-    over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, label=f"decides at {alpha:.3g}")
+        colour = f"C{number}"
+        over_time.plot(looks, kept, color=colour, linestyle="--", marker=dot, label=f"{one.name}: limit kept")
+        over_time.plot(looks, harm, color=colour, linewidth=0.8, marker=cross, markersize=4, label=f"{one.name}: harm")
+    together = np.logaddexp.reduce([one.harm_over_time for one in metrics]) - np.log(len(metrics))
+    over_time.plot(
+        looks, [_log10(e) for e in together], color="black", linewidth=2.0, marker=cross, label="harm of all together"
+    )
+    label = f"decides, at {1.0 / alpha:,.3g} to 1"
+    over_time.axhline(-math.log10(alpha), color="black", linewidth=0.8, linestyle=":", label=label)
+    over_time.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    over_time.set_xlim(0.5, max(2, len(looks)) + 0.5)
     over_time.set_xlabel("look")
-    over_time.set_ylabel("evidence, powers of ten")
-    over_time.legend(fontsize="x-small")
+    evidence_axis(over_time, least=_LEAST_DRAWN)
+    _legend_below(over_time)
 
 
 def _draw_posteriors(posterior: Any, metrics: Iterable[MetricAnalysis], treatment: str) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
     drawn = False
     for number, one in enumerate(metrics):
         if one.bayes is None or one.means is None:
@@ -182,12 +244,22 @@ def _draw_posteriors(posterior: Any, metrics: Iterable[MetricAnalysis], treatmen
             (treatment, one.means.treatment_mean, one.treatment_users, "-"),
         ):
             rates, density = _density(Posterior.of(round(mean * users), users))
-            posterior.plot(rates, density, line, color=f"C{number}", label=f"{one.name}, {arm}")
+            posterior.plot(rates, density, line, color=f"C{number}", label=f"{one.name}: {arm}")
             drawn = True
-    posterior.set_xlabel("rate of users")
+    posterior.set_xlabel("rate (0% is good)")
     posterior.set_ylabel("posterior density, largest is 1")
+    posterior.xaxis.set_major_locator(MaxNLocator(6))
+    posterior.xaxis.set_major_formatter(PercentFormatter(1.0))
     if drawn:
-        posterior.legend(fontsize="x-small")
+        _legend_below(posterior)
+    else:
+        words = "no rates of both arms yet"
+        posterior.text(0.5, 0.5, words, transform=posterior.transAxes, ha="center", va="center")
+
+
+def _legend_below(axes: Any) -> None:
+    """Put the legend where it covers no line."""
+    axes.legend(fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _density(posterior: Posterior) -> tuple[Any, Any]:
@@ -227,9 +299,5 @@ def _document(
     }
 
 
-def _odds(log_e: float) -> str:
-    return f"{math.exp(min(log_e, 700.0)):,.3g} to 1"
-
-
 def _log10(log_e: float) -> float:
-    return max(-2.0, min(_MOST_EVIDENCE, log_e / math.log(10.0)))
+    return max(_LEAST_DRAWN, min(MOST_EVIDENCE, log_e / math.log(10.0)))

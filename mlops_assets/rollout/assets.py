@@ -13,6 +13,10 @@ _WORDS = {
     "50_percent": "50 % of the users had the candidate, and it kept every limit of the stage.",
     "100_percent": "All users had the candidate, against what the champion had been before; it became champion.",
 }
+_HOW = (
+    "Materialised by rollout_sensor and the job advance_rollout when the stage is passed; every other step of a rollout "
+    "(started, paused, rolled back, ...) is an observation in the tab Events."
+)
 STAGE_KEYS = {stage: dg.AssetKey(f"rollout_{stage}") for stage in STAGES}
 
 
@@ -28,7 +32,7 @@ def _specs() -> list[dg.AssetSpec]:
                 owners=OWNERS,
                 kinds={"sqlalchemy"},
                 partitions_def=AGENT_PARTITIONS,
-                description=f"{_WORDS[stage]} Materialised by rollout_sensor and the job advance_rollout.",
+                description=f"{_WORDS[stage]} {_HOW}",
             )
         )
         before = key

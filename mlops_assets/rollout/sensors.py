@@ -17,22 +17,33 @@ _SECONDS = 300
     minimum_interval_seconds=_SECONDS,
     # Half a rollout that nobody advances would keep its users where they are.
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts, advances and ends rollouts on evidence, completes what a crash left, shows each passed stage.",
+    description=(
+        "Starts, advances and ends rollouts on evidence, completes what a crash left, shows each step. What a look came to "
+        "is the tick's skip reason and log; a look that was not possible fails the tick."
+    ),
 )
 def rollout_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
     """Tick every rollout once, then show the steps that Dagster has not seen.
 
     Harm does not wait for it: the servers' guard takes a candidate back by itself.
+
+    Raises:
+        dagster.Failure: a model could not be looked at; the others were. While there are steps to show, they come first.
     """
     registry = model_registry(platform)
     rollouts = open_rollouts(
         platform.settings, platform.engine, platform.clock, registry, holder=f"sensor {os.getpid()}"
     )
-    lines = [str(tick) for tick in rollouts.tick_all()]
-    for line in lines:
-        context.log.info(line)
+    ticks = rollouts.tick_all()
+    for tick in ticks:
+        (context.log.error if tick.failed else context.log.info)(str(tick))
     events = steps_to_show(context.instance, platform.engine)
-    return dg.SensorResult(asset_events=events) if events else dg.SkipReason("; ".join(lines))
+    if events:
+        return dg.SensorResult(asset_events=events)
+    failed = [tick for tick in ticks if tick.failed]
+    if failed:
+        raise dg.Failure(description=" | ".join(str(tick) for tick in failed))
+    return dg.SkipReason(" | ".join(str(tick) for tick in ticks))
 
 
 ROLLOUT_SENSORS = [rollout_sensor]

@@ -202,6 +202,11 @@ def test_a_report_is_made_of_what_was_served(engine: Engine, tmp_path: Path) -> 
     words = summary(report)
     assert words.startswith("**rollback**: failed ")
     assert "| failed | 0.00% | " in words
+    # Nobody was there before.
+    assert "CUPED" not in words
+    assert words.endswith(
+        "Evidence of 20 to 1 decides; harm is that of all metrics together. 1 to 1 says nothing, and less speaks against it."
+    )
     document = json.loads(report.json.read_text())
     assert (document["verdict"], document["experiment"], document["looks"]) == ("rollback", NAME, 1)
     assert report.picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -300,6 +305,7 @@ def test_a_report_has_a_table_for_each_treatment(engine: Engine, tmp_path: Path)
     words = summary(report)
     assert words.startswith("**rollback**: shadow: failed ")
     assert words.count("| p, Holm |") == 2
+    assert "Evidence of 40 to 1 decides on one treatment, and then of 20 to 1 on the last (Holm)" in words
     assert "of the treatment challenger, 1 look;" in words
     document = json.loads(report.json.read_text())
     assert document["arms"]["challenger"]["verdict"] == "continue"
@@ -352,5 +358,6 @@ def test_the_report_shows_what_the_time_before_explains(engine: Engine, tmp_path
     assert 0.3 < adjusted["variance_reduction"] < 0.9
     (line,) = [line for line in summary(report).splitlines() if line.startswith("| slow |")]
     assert f"({adjusted['variance_reduction']:.0%} less variance)" in line
+    assert len({row.count("|") for row in summary(report).splitlines() if row.startswith("|")}) == 1
     again = report_experiment(engine, NAME, PROFILE, tmp_path, now=SERVED_AT + timedelta(hours=4))
     assert again.analysis.deciding.metrics["slow"].adjusted == report.analysis.deciding.metrics["slow"].adjusted

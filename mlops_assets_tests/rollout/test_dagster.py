@@ -8,6 +8,7 @@ import pytest
 
 from mlops_assets.definitions import build_definitions
 from mlops_assets.foundation.clock import ScaledClock
+from mlops_assets.foundation.errors import TransientError
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.rollout.ledger import current, steps
 from mlops_assets.rollout.sensors import rollout_sensor
@@ -71,6 +72,9 @@ def test_a_passed_stage_is_materialised_once_whoever_looks(small_tower: Tower, i
     assert (event.asset_key, event.partition) == (dg.AssetKey("rollout_shadow"), SPEC.name)
     assert event.metadata["candidate"].value == "1.1.0"
     assert "agrees in 100.0%" in str(event.metadata["evidence"].value)
+    assert "| same action as the champion | 100.0% |" in str(event.metadata["evidence"].value)
+    assert event.metadata["afterwards"].value == "running in 5_percent, 5% of the users have 1.1.0"
+    assert str(event.metadata["picture"].value).startswith("![share and evidence](data:image/png;base64,")
     # The daemon stores what a sensor returns; a run that comes before that shows the step by itself.
     assert run(tower, instance, "advance_rollout", "look_at_rollouts").success
     assert shown(instance, "shadow") == (["advanced"], ["started"])
@@ -102,3 +106,42 @@ def test_a_service_cannot_be_played(small_tower: Tower, instance: dg.DagsterInst
     )
     assert not done.success
     assert steps(small_tower.engine) == []
+
+
+@pytest.mark.parametrize(("job", "op"), [("change_rollout", "change"), ("rollback_model", "roll_back")])
+@pytest.mark.parametrize("left_empty", ["model_name", "user", "reason"])
+def test_the_launchpad_opens_with_all_there_is_to_fill_in(
+    small_tower: Tower, instance: dg.DagsterInstance, job: str, op: str, left_empty: str
+) -> None:
+    """People have to guess the names of the fields, or launch what is there, and nobody has done it."""
+    assert run(small_tower, instance, "change_rollout", "change", model_name=MODEL, change="start", **WHO).success
+    definition = build_definitions(resources={"platform": platform_of(small_tower)}).get_job_def(job)
+    opened = dict(definition.run_config["ops"][op]["config"])
+    assert {name for name, value in opened.items() if value == ""} >= {"model_name", "user", "reason"}
+    refused = run(small_tower, instance, job, op, **{**opened, "model_name": MODEL, **WHO, left_empty: " "})
+    failures = [str(event.event_specific_data) for event in refused.all_events if event.is_failure]
+    assert any(f"nothing is given as {left_empty}: fill in model_name, user, reason" in one for one in failures)
+    assert [step.kind for step in steps(small_tower.engine)] == ["started"]
+
+
+def test_a_look_that_was_not_possible_fails_the_tick(
+    small_tower: Tower, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor's page is green for weeks, and no rollout was looked at."""
+    tower = small_tower
+    assert run(tower, instance, "advance_rollout", "look_at_rollouts", model_name=MODEL).success
+
+    def away(*_: object) -> None:
+        raise TransientError("the store is away")
+
+    monkeypatch.setattr("mlops_assets.rollout.controller.Rollouts._advanced", away)
+    with (
+        dg.build_sensor_context(instance=instance, resources={"platform": platform_of(tower)}) as context,
+        pytest.raises(dg.Failure, match=f"{MODEL}: no rollout: cannot be looked at: the store is away"),
+    ):
+        rollout_sensor(context)
+    monkeypatch.undo()
+    with dg.build_sensor_context(instance=instance, resources={"platform": platform_of(tower)}) as context:
+        skipped = rollout_sensor(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert str(skipped.skip_message).split(" | ")[1].endswith("nothing waits for a rollout")
