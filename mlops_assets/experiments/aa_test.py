@@ -17,6 +17,7 @@ from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.experiments.decisions import Drawn
 from mlops_assets.experiments.evidence import ArmEvidence, kept_history
 from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.odds import odds_in_words
 from mlops_assets.experiments.sequential import log_sum
 from mlops_assets.experiments.srm import check_split
 from mlops_assets.experiments.units import first_design, newest_look, take_look
@@ -51,9 +52,7 @@ class AaTest:
         users = f"{self.control_users:,} and {self.treatment_users:,} users of the same version"
         if self.alarm is not None:
             return f"the A/A test {self.name} alarms: {self.alarm}"
-        return (
-            f"the A/A test {self.name}: {users}, no proof of a difference (evidence {math.exp(self.log_e):,.3g} to 1)"
-        )
+        return f"the A/A test {self.name}: {users}, no proof of a difference (evidence {odds_in_words(self.log_e)})"
 
 
 def look_at_aa_test(
@@ -124,7 +123,7 @@ def _judged(found: ArmEvidence, alpha: float) -> tuple[float, str | None]:
     means = [f"{arm.mean:.2%}" for arm in (metric.treatment, metric.control)]
     return log_e, (
         f"of the same version, {name} is {means[0]} on the way of a candidate and {means[1]} on the champion's "
-        f"(evidence {math.exp(min(strongest, 700.0)):,.3g} to 1)"
+        f"(evidence {odds_in_words(strongest)})"
     )
 
 

@@ -23,6 +23,7 @@ from mlops_assets.experiments.bayes import compare_rates as compare_posteriors
 from mlops_assets.experiments.cuped import AdjustedComparison, compare_adjusted
 from mlops_assets.experiments.evidence import ArmEvidence, History, MetricEvidence, replay
 from mlops_assets.experiments.frequentist import MeanComparison, Moments, compare_moments, holm, required_sample_size
+from mlops_assets.experiments.odds import odds_in_words
 from mlops_assets.experiments.srm import SplitCheck, check_split
 from mlops_assets.experiments.units import Look
 from mlops_assets.foundation.errors import InputError
@@ -242,7 +243,7 @@ def _allowed(limit: MetricLimit) -> str:
 
 
 def _evidence(log_e: float) -> str:
-    return f"evidence {np.exp(min(log_e, 700.0)):,.3g} to 1"
+    return f"evidence {odds_in_words(log_e)}"
 
 
 def _metrics(

@@ -17,6 +17,7 @@ from mlops_assets.experiments.evidence import kept_history
 from mlops_assets.experiments.experiments import Experiment, experiment_named
 from mlops_assets.experiments.frequentist import MeanComparison
 from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.odds import MOST_EVIDENCE, odds_in_words
 from mlops_assets.experiments.units import first_design, served_versions, take_look
 from mlops_assets.experiments.versions import Versions
 from mlops_assets.foundation.agents import agent_spec
@@ -28,11 +29,7 @@ from mlops_assets.foundation.tables import PredictionRecord
 _POINTS = 400
 # What a density is drawn over: all but one in a million.
 _DRAWN_TAIL = 1e-6
-# Pictures and tables end where nobody needs more: one to a million.
-MOST_EVIDENCE = 6.0
 _LEAST_DRAWN = -2.0
-# From here on, digits after the point are noise.
-_ROUNDED = 100.0
 # A line of one look is no line: so few looks get dots.
 _DOTTED_LOOKS = 30
 # With it, a picture of PICTURE_INCHES is not wider than the window in which Dagster shows it.
@@ -109,16 +106,6 @@ def summary(report: ExperimentReport) -> str:
         ]
     lines.append(_decides(report.alpha, len(analysis.arms)))
     return "\n".join(lines)
-
-
-def odds_in_words(log_e: float) -> str:
-    """Say an e-value, given as its natural logarithm, as odds that people read: `71.3 to 1`, `1 to 280`."""
-    if abs(log_e) > MOST_EVIDENCE * math.log(10.0):
-        most = f"{10**MOST_EVIDENCE:,.0f}"
-        return f"over {most} to 1" if log_e > 0.0 else f"1 to over {most}"
-    odds = math.exp(abs(log_e))
-    rounded = f"{odds:,.0f}" if odds >= _ROUNDED else f"{odds:.3g}"
-    return f"{rounded} to 1" if log_e >= 0.0 else f"1 to {rounded}"
 
 
 def evidence_axis(axes: Any, *, least: float) -> None:

@@ -55,11 +55,13 @@ class AccessControl:
         )
 
     def require_person(self, user: str) -> None:
-        """Refuse somebody who acts under the name of a service.
+        """Refuse nobody, and somebody who acts under the name of a service.
 
         Raises:
-            InputError: the name is a service's.
+            InputError: the name is empty, or a service's.
         """
+        if not user.strip():
+            raise InputError("nobody is named as user; give the name of who answers for it, such as mlops@company.com")
         if user.strip().casefold() in _folded(self.services):
             raise InputError(f"{user!r} is the name of a service of this platform; act under your own name")
 

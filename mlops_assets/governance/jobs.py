@@ -43,6 +43,14 @@ def vote_on_version(context: dg.OpExecutionContext, config: ApprovalVoteConfig, 
 
 @dg.job(
     description="Approve or reject a version that waits for people; give model, version, decision, user and comment.",
+    # What the launchpad opens with, so that people fill it in; left empty it is refused.
+    config={
+        "ops": {
+            "vote_on_version": {
+                "config": {"model_name": "", "version": "", "decision": "reject", "user": "", "comment": ""}
+            }
+        }
+    },
     executor_def=dg.in_process_executor,
 )
 def decide_approval() -> None:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from mlops_assets.foundation.resources import Platform
-from mlops_assets.governance.approval_requests import ApprovalRequest
+from mlops_assets.governance.approval_requests import ApprovalRequest, in_words
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.governance.follow_up import applied_since, follow_up
@@ -33,7 +33,8 @@ def approval_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> 
         context.log.info(line)
     applied, sequence = applied_since(platform.engine, int(context.cursor or 0))
     if not applied:
-        return dg.SkipReason("; ".join(words) or "no request is to be applied, expired or told of")
+        waiting = [f"waits for people: {in_words(one)}" for one in approvals.requests(open_only=True)]
+        return dg.SkipReason(" | ".join([*words, *waiting]) or "no request waits, or is to be applied or expired")
     return dg.SensorResult(asset_events=[_materialisation(request) for request in applied], cursor=str(sequence))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from mlops_assets.experiments.odds import odds_in_words
 from mlops_assets.foundation.profiles import RolloutPolicy, ShadowGate, StageName
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.state import Rate, RolloutState
@@ -133,7 +134,7 @@ def needed(alpha: float) -> float:
 
 def odds(log_e: float) -> str:
     """Say an e-value: 20 to 1 refutes at 5 %."""
-    return f"evidence {math.exp(min(log_e, 700.0)):,.3g} to 1"
+    return f"evidence {odds_in_words(log_e)}"
 
 
 def _judged(state: RolloutState, seen: Observation, now: datetime, policy: RolloutPolicy) -> Decision:

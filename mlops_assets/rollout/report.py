@@ -9,13 +9,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from mlops_assets.experiments.report import (
-    MOST_EVIDENCE,
-    PICTURE_DPI,
-    PICTURE_INCHES,
-    evidence_axis,
-    odds_in_words,
-)
+from mlops_assets.experiments.odds import MOST_EVIDENCE, odds_in_words
+from mlops_assets.experiments.report import PICTURE_DPI, PICTURE_INCHES, evidence_axis
 from mlops_assets.foundation.files import atomic_write
 from mlops_assets.rollout.advance import needed
 from mlops_assets.rollout.ledger import rollout_named

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlops_assets.experiments.analysis import analyse
-from mlops_assets.experiments.report import evidence_png, odds_in_words
+from mlops_assets.experiments.odds import odds_in_words
+from mlops_assets.experiments.report import evidence_png
 from mlops_assets.experiments.units import Look
 from mlops_assets_tests.experiences.served import SERVED_AT
 from mlops_assets_tests.experiments.test_analysis import DESIGN, arm_looks

@@ -62,6 +62,9 @@ def test_without_a_table_a_laptop_is_open_and_production_is_not() -> None:
 def test_nobody_acts_as_a_service(access: AccessControl) -> None:
     """Whoever calls themselves `rollout` may do everything."""
     access.require_person("eve@company.com")
+    for nobody in ("", "  "):
+        with pytest.raises(InputError, match="nobody is named as user"):
+            access.require_person(nobody)
     with pytest.raises(InputError, match="'Rollout' is the name of a service"):
         access.require_person("Rollout")
 

@@ -62,6 +62,7 @@ def test_a_refused_vote_fails_the_run_once_with_the_reason(
     for config, text in (
         ({"user": "eve@company.com"}, "'eve@company.com' is no required approver"),
         ({"user": "rollout"}, "'rollout' is the name of a service"),
+        ({"user": " "}, "nobody is named as user"),
         ({"user": ML, "version": "9.9.9"}, "has no version 9.9.9"),
     ):
         result = run(platform, instance, **config)
@@ -72,6 +73,19 @@ def test_a_refused_vote_fails_the_run_once_with_the_reason(
         build_definitions(resources={"platform": platform}).get_job_def("decide_approval").execute_in_process(
             run_config={"ops": {"vote_on_version": {"config": {"decision": "maybe"}}}}, instance=instance
         )
+
+
+def test_the_launchpad_opens_with_what_is_to_be_filled_in(
+    small_office: Office, platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """Whoever opens it has to guess the names of fields, or launches a vote by leaving them as they are."""
+    small_office.decide()
+    job = build_definitions(resources={"platform": platform}).get_job_def("decide_approval")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "nobody is named as user" in str(failure.step_failure_data.user_failure_data.description)
+    assert [event for event in small_office.events() if event.event_type == "approval_vote"] == []
 
 
 def tick(
@@ -95,7 +109,10 @@ def test_the_sensor_shows_what_was_approved_and_completes_it(
     assert "no request" in str(tick(platform, instance).skip_message)
     small_office.decide()
     vote(small_office, ML)
-    assert "no request" in str(tick(platform, instance).skip_message)
+    # Whoever opens the sensor's page sees whom it waits for.
+    waits = str(tick(platform, instance).skip_message)
+    assert f"waits for people: {NAME} 1.0.0: open, 1 more of " in waits
+    assert QA in waits
     if crash:
         with dying_at_commit(small_office.engine, survived=2), pytest.raises(KeyboardInterrupt):
             vote(small_office, QA)
