@@ -61,7 +61,7 @@ class Observer:
     def observe(self, state: RolloutState, policy: RolloutPolicy) -> Observation:
         """Take a look at the users of a rollout, and return all that its next step depends on.
 
-        A store that does not answer is said in `platform`, so that harm is still acted on.
+        A registry that does not answer is said in `platform`, so that harm is still acted on.
 
         Raises:
             TransientError: the operational database does not answer.
@@ -72,13 +72,14 @@ class Observer:
             until = now - self._clock.speed * LAG
             shadow = shadow_findings(self._engine, state, agent_spec(state.agent), until)
         stage = self._stage(state, policy)
+        alarm = self._platform.alarm(state.agent, state.champion)
         try:
             champion = self._registry.champion(state.model_name)
             return Observation(
                 champion=None if champion is None else champion.semver,
                 withdrawn=self._withdrawn(state),
                 newer=self._newer(state),
-                platform=self._platform.alarm(state.agent, state.champion),
+                platform=alarm,
                 shadow=shadow,
                 stage=stage,
             )

@@ -12,12 +12,13 @@ from pathlib import Path
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import TransientError
-from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.profiles import RolloutPolicy, load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.rollout.controller import Rollouts
 from mlops_assets.rollout.effects import Outbox
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.start import Starter
 from mlops_assets_tests.rollout.write_points import MODEL, PATIENT, Persuaded
 
@@ -39,8 +40,9 @@ def rollouts(name: str) -> Rollouts:
     engine = create_operational_engine(settings.database)
     registry = ModelRegistry(settings.tracking_uri, engine, clock)
     approvals = open_approvals(settings, engine, clock, registry)
-    observer = Persuaded(engine, registry, approvals, clock, data_clock=False)
-    starter = Starter(engine, registry, approvals, policy)
+    platform = PlatformWatch(engine, load_profile("aiwebtest"), clock, data_clock=False)
+    observer = Persuaded(engine, registry, approvals, platform, clock, data_clock=False)
+    starter = Starter(engine, registry, approvals, platform, policy)
     return Rollouts(engine, registry, starter, observer, Outbox(engine, registry, clock, {}, (), name), policy, clock)
 
 

@@ -30,7 +30,7 @@ from mlops_assets.foundation.audit import verify_chain
 from mlops_assets.foundation.clock import FixedClock, SystemClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, transaction
 from mlops_assets.foundation.messages import Message
-from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy
+from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy, load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.foundation.tables import AuditEvent, Lease
 from mlops_assets.governance.approvals import Approvals, open_approvals
@@ -42,6 +42,7 @@ from mlops_assets.rollout.controller import Rollouts
 from mlops_assets.rollout.effects import Outbox, undelivered
 from mlops_assets.rollout.ledger import current, splits, steps, verify
 from mlops_assets.rollout.observation import Observer
+from mlops_assets.rollout.platform import PlatformWatch
 from mlops_assets.rollout.start import Starter
 from mlops_assets.rollout.state import STAGES, RolloutState
 from mlops_assets_tests.programs import wait_for
@@ -179,7 +180,8 @@ class Deployment:
     def daemon(self, name: str, look: Look, hours: int, reaper: Reaper) -> Rollouts:
         """Start one at the time of a look."""
         self.at(look, hours)
-        observer = Persuaded(self.engine, self.registry, self.approvals, self.clock, data_clock=False)
+        platform = PlatformWatch(self.engine, load_profile("aiwebtest"), self.clock, data_clock=False)
+        observer = Persuaded(self.engine, self.registry, self.approvals, platform, self.clock, data_clock=False)
         observer.harm = look.harm
 
         def tell(message: Message) -> None:
@@ -188,7 +190,7 @@ class Deployment:
                 file.write(f"{message.subject}\n")
 
         outbox = Outbox(self.engine, self.registry, self.clock, {"Slack": tell}, ("sre@company.com",), name)
-        starter = Starter(self.engine, self.registry, self.approvals, PATIENT)
+        starter = Starter(self.engine, self.registry, self.approvals, platform, PATIENT)
         return Rollouts(self.engine, self.registry, starter, observer, outbox, PATIENT, self.clock)
 
     def facts(self) -> dict[str, Any]:
