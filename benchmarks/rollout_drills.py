@@ -1,6 +1,6 @@
 """Bad candidates are taken back and good ones are not: whole rollouts in simulated time, beside the rule of the sources.
 
-    python benchmarks/rollout_drills.py [--runs 1000] [--processes 2] [--write]
+    python benchmarks/rollout_drills.py [--runs 1000] [--processes 2] [--only CANDIDATE] [--write]
 
 What decides is the product's code: `rollout.advance` on the default profile and its calendar, on what `rollout.evidence`
 finds in users' outcomes and what the servers' guard finds in first answers. What is simulated is the traffic: users who come
@@ -293,16 +293,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--only", action="append", metavar="CANDIDATE", help="rows of this candidate; several are possible"
+    )
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    text = report(arguments.runs, arguments.processes)
+    chosen = [one for one in CANDIDATES if arguments.only is None or one.name in arguments.only]
+    if arguments.write and len(chosen) < len(CANDIDATES):
+        parser.error("--write replaces the whole table, which takes all candidates: leave --only out")
+    text = report(arguments.runs, arguments.processes, chosen)
     sys.stdout.write(text)
     if arguments.write:
         TABLE.write_text(text, encoding="utf-8")
 
 
-def report(runs: int, processes: int) -> str:
-    """The tables."""
+def report(runs: int, processes: int, candidates: Sequence[Candidate]) -> str:
+    """The tables of these candidates."""
     begin = time.monotonic()
     lines = ["# Drills of rollouts", "", f"`python benchmarks/rollout_drills.py --runs {runs}`", METHOD.rstrip()]
     # Nothing that is made here is part of a cycle, and there is much of it.
@@ -318,7 +324,7 @@ def report(runs: int, processes: int) -> str:
                 HEAD,
                 "|" + "---|" * 2 + "---:|" * (HEAD.count("|") - 3),
             ]
-            for candidate in CANDIDATES:
+            for candidate in candidates:
                 for rule in ("ours", "naive"):
                     number = fewer if rule == "ours" else max(1, fewer // _NAIVE_PART)
                     seeds = range(_FIRST_SEED, _FIRST_SEED + number)
