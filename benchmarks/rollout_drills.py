@@ -39,7 +39,7 @@ from benchmarks.rollout_traffic import (
     arrivals,
     serve,
 )
-from mlops_assets.experiments.metrics import excess
+from mlops_assets.experiments.metrics import EARLIER, excess, percentiles_before
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageName, load_profile
 from mlops_assets.rollout.advance import Decision, Observation, ShadowFindings, advance, guard_decision
@@ -75,6 +75,7 @@ class Rollout:
     evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
     guard: Harm = field(default_factory=lambda: Harm(names=("errors", "latency"), sliced=False))
     shadow_ms: list[Float] = field(default_factory=list)
+    earlier_ms: list[float] = field(default_factory=list)
     waiting: list[tuple[datetime, list[Unit]]] = field(default_factory=list)
 
     def serve(self, come: Arrivals, now: datetime) -> tuple[Decision | None, int]:
@@ -142,7 +143,8 @@ class Rollout:
     def _pair(self, served: Served) -> dict[str, Float]:
         """What the shadow tells of candidate and champion on the same requests, as `metrics.observed` makes it."""
         pair = pair_of(self.state, POLICY)
-        slow_ms = pair.slow_ratio * float(np.quantile(served.beside_ms, 0.95))
+        slow_ms = pair.slow_ratio * percentiles_before(served.beside_ms.tolist(), self.earlier_ms)
+        self.earlier_ms = [*self.earlier_ms, *served.beside_ms.tolist()][-EARLIER:]
         slow, champion_slow = ((ms > slow_ms).astype(float) for ms in (served.ms, served.beside_ms))
         wrong, champion_wrong = (one.astype(float) for one in (served.wrong, served.beside_wrong))
         kept = pair.accuracy_kept

@@ -1,7 +1,7 @@
 """Metrics of users, from 0 (good) to 1: means over the decisions of their windows. Which users count is `units.py`'s."""
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -16,14 +16,17 @@ Rates = TypeVar("Rates", float, "pd.Series[float]", "NDArray[np.float64]")
 SLOWER, WORSE = "slower", "worse"
 _USER = ["user_hash", "treatment_share"]
 _PERCENTILE = 0.95
+# A percentile is of so many observations at most, and none of fewer.
+EARLIER, FEWEST_EARLIER = 1000, 40
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two versions that were asked the same requests in the shadow, where nobody is left whom the first one answers.
 
-    An answer is slow beyond `slow_ratio` times the first one's 95th percentile of the same look: both had the same machine.
-    `accuracy_kept`: share of the first one's accuracy that the second one should keep.
+    An answer is slow beyond `slow_ratio` times the first one's 95th percentile of shortly before (see `percentiles_before`).
+    `accuracy_kept`: share of the first one's accuracy that the second one should keep. `earlier_ms`: what the first one's
+    newest answers before these decisions took, the newest last.
     """
 
     model_name: str
@@ -31,6 +34,7 @@ class Pair:
     second: str
     slow_ratio: float
     accuracy_kept: float
+    earlier_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,22 @@ class MetricScale:
 def excess(second: Rates, first: Rates, kept: float) -> Rates:
     """Return `second - kept * first`, both from 0 to 1, on a scale from 0 to 1; of a limit of it, with `first` 0."""
     return (second - kept * first + kept) / (1.0 + kept)
+
+
+def percentiles_before(ms: Sequence[float], earlier_ms: Sequence[float]) -> NDArray[np.float64]:
+    """Return, for each of `ms`, the 95th percentile of the observations before it; NaN where there are too few.
+
+    A machine gets faster and slower, so it is that of shortly before. What is compared is not in it: of few observations
+    the largest would rarely be beyond their own percentile, and another version's, no slower, would be more often.
+
+    Args:
+        ms: observations, in their order.
+        earlier_ms: those before them, the newest last.
+    """
+    earlier = list(earlier_ms)[-EARLIER:]
+    known = pd.Series([*earlier, *ms], dtype=np.float64)
+    percentiles = known.rolling(EARLIER, min_periods=FEWEST_EARLIER).quantile(_PERCENTILE).shift(1)
+    return percentiles.to_numpy()[len(earlier) :]
 
 
 def first_windows(
@@ -111,11 +131,14 @@ def _paired(rows: pd.DataFrame, pair: Pair) -> dict[str, "pd.Series[float]"]:
     """How much more often the second version is slow, and wrong, than the first on the same request: see `excess`."""
     first_ms, second_ms = (rows[column].astype(float) for column in ("first_ms", "second_ms"))
     asked = first_ms.notna() & second_ms.notna()
-    slow_ms = pair.slow_ratio * first_ms[asked].quantile(_PERCENTILE)
+    # Requests that were asked in one pass have its time in common, and are one observation of it.
+    timed = asked & ~first_ms.duplicated() & ~second_ms.duplicated()
+    slow_ms = pd.Series(np.nan, index=rows.index)
+    slow_ms[timed] = pair.slow_ratio * percentiles_before(first_ms[timed].tolist(), pair.earlier_ms)
     slow = [(ms > slow_ms).astype(float) for ms in (first_ms, second_ms)]
     wrong = [(rows[column] != rows["best_action"]).astype(float) for column in ("first_action", "second_action")]
     return {
-        SLOWER: excess(slow[1], slow[0], 1.0).where(asked),
+        SLOWER: excess(slow[1], slow[0], 1.0).where(slow_ms.notna()),
         WORSE: excess(wrong[1], wrong[0], pair.accuracy_kept).where(asked & rows["best_action"].notna()),
     }
 

@@ -13,7 +13,7 @@ accuracy would be held against another day's machine and users, so the champion 
 - worse: the candidate's wrong decisions less the champion's, as accuracy allows them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mlops_assets.experiments.metrics import SLOWER, WORSE, Pair, excess
@@ -25,6 +25,7 @@ Name = Literal["errors", "latency", "accuracy", "floor", "slower", "worse"]
 NAMES: tuple[Name, ...] = ("errors", "latency", "accuracy", "floor", "slower", "worse")
 _BESIDE: tuple[Name, ...] = ("errors", "latency", "accuracy", "floor")
 _LAST: tuple[Name, ...] = ("errors", "slower", "worse", "floor")
+_PAIRED: frozenset[Name] = frozenset({"slower", "worse"})
 FAILED, WRONG = "failed", "wrong"
 STAGE_OF: Mapping[float, StageName] = {share: stage for stage, share in STAGE_SHARES.items()}
 _HIGHEST = 0.999
@@ -60,14 +61,15 @@ def names_of(stage: StageName) -> tuple[Name, ...]:
     return _LAST if stage == "100_percent" else _BESIDE
 
 
-def pair_of(state: RolloutState, policy: RolloutPolicy) -> Pair:
-    """Return the versions that are compared in the last stage, and how."""
+def pair_of(state: RolloutState, policy: RolloutPolicy, earlier_ms: Sequence[float] = ()) -> Pair:
+    """Return the versions that are compared in the last stage, and how; `earlier_ms` as `Pair` takes it."""
     return Pair(
         state.model_name,
         state.champion,
         state.candidate,
         policy.stages["100_percent"].max_latency_ratio,
         1.0 - policy.max_accuracy_drop,
+        tuple(earlier_ms),
     )
 
 
@@ -80,7 +82,7 @@ def limit_of(
     """
     if name == "floor":
         return Limit(0.0, 1.0 - limits.min_accuracy, above)
-    if name in {"slower", "worse"}:
+    if name in _PAIRED:
         return Limit(0.0, excess(_allowed(name, policy), 0.0, _kept(name, policy)), above)
     ratio, delta = {
         "errors": (limits.max_error_ratio, policy.error_floor),
@@ -100,14 +102,14 @@ def harm_test(name: Name, policy: RolloutPolicy) -> Evidence:
         "slower": policy.slow_effect / 2.0,
         "worse": policy.accuracy_effect / (1.0 + _kept(name, policy)),
     }.get(name, policy.accuracy_effect)
-    sizes = _PAIRED_HARM_SIZES if name in {"slower", "worse"} else _HARM_SIZES
+    sizes = _PAIRED_HARM_SIZES if name in _PAIRED else _HARM_SIZES
     return Evidence(Limit(), effect, relative=False, sizes=sizes)
 
 
 def kept_test(name: Name, limits: StageLimits, policy: RolloutPolicy, baseline: Rate | None) -> Evidence:
     """Return the test that refutes the opposite of a limit: how far from it the candidate is expected, if it is as good."""
     limit = limit_of(name, limits, policy, baseline, above=True)
-    if name in {"slower", "worse"}:
+    if name in _PAIRED:
         wrong = 1.0 - limits.min_accuracy if name == "worse" else 0.0
         distance = limit.delta - excess(wrong, wrong, _kept(name, policy))
         return Evidence(limit, distance, relative=False, sizes=_PAIRED_KEPT_SIZES, weights=_PAIRED_KEPT_WEIGHTS)
@@ -121,7 +123,7 @@ def in_words(
     name: Name, limits: StageLimits, policy: RolloutPolicy, treated: float | None, control: float | None
 ) -> str:
     """Say the rates of both arms (None: unknown) and what is allowed."""
-    if name in {"slower", "worse"}:
+    if name in _PAIRED:
         return _pair_in_words(name, limits, policy, treated)
     what = {
         "errors": "failed requests",

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select, update
 
-from mlops_assets.experiments.metrics import MetricScale
+from mlops_assets.experiments.metrics import EARLIER, MetricScale
 from mlops_assets.experiments.units import Look, read_looks, take_look
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.profiles import RolloutPolicy, StageName
-from mlops_assets.foundation.tables import ExperimentLook, PredictionRecord
+from mlops_assets.foundation.tables import ExperimentLook, PredictionRecord, ShadowPredictionRecord
 from mlops_assets.rollout.evidence import RolloutEvidence
 from mlops_assets.rollout.limits import pair_of, slow_thresholds
 from mlops_assets.rollout.state import RolloutState, baseline_from
@@ -93,8 +93,9 @@ def look_at(
     """
     # The champion's latency is known after the shadow stage; before it ends, nobody has the candidate.
     slow = {} if state.slow_ms is None else slow_thresholds(policy, state.slow_ms)
-    # Users of the stage before a jump back are in the look as well.
-    scale = MetricScale(spec.reward_low, spec.reward_high, slow, SLICES, pair_of(state, policy))
+    # Also in other stages: a look after a jump back from the last one has users of it.
+    pair = pair_of(state, policy, _earlier_ms(engine, state))
+    scale = MetricScale(spec.reward_low, spec.reward_high, slow, SLICES, pair)
     take_look(engine, state.name, _StageDesign(policy, state, at or now), scale, now=now)
     return _kept_evidence(engine, state.name, policy).in_stage(state.stage)
 
@@ -134,6 +135,29 @@ def served_now(engine: Engine, data_clock: bool, agent: str, clock: Clock) -> da
         query = select(func.max(PredictionRecord.event_time)).where(PredictionRecord.agent == agent)
         newest: datetime | None = session.scalar(query)
     return newest or _BEFORE_ALL_DATA
+
+
+def _earlier_ms(engine: Engine, state: RolloutState) -> list[float]:
+    """What the former champion's newest answers in the last stage took, up to where the newest look ended."""
+    if state.stage != "100_percent":
+        return []
+    asked, decision = ShadowPredictionRecord, PredictionRecord
+    ended = select(func.max(ExperimentLook.cutoff)).where(ExperimentLook.experiment == state.name).scalar_subquery()
+    query = (
+        select(asked.latency_ms)
+        .join(decision, decision.prediction_id == asked.prediction_id)
+        .where(
+            decision.experiment == state.name,
+            decision.treatment_share == 1.0,
+            decision.event_time <= ended,
+            asked.model_name == state.model_name,
+            asked.model_version == state.champion,
+        )
+        .order_by(decision.event_time.desc(), decision.prediction_id.desc())
+        .limit(EARLIER)
+    )
+    with read_transaction(engine) as session:
+        return list(reversed(session.scalars(query).all()))
 
 
 def _kept_evidence(engine: Engine, rollout: str, policy: RolloutPolicy) -> RolloutEvidence:

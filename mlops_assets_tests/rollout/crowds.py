@@ -63,7 +63,7 @@ def crowd(
                         model_version=version,
                         q_values=prediction.q_values,
                         action=prediction.action,
-                        latency_ms=0.2,
+                        latency_ms=0.2 + 1e-9 * user,
                         event_time=prediction.event_time,
                     )
             best = (prediction.action + wrong(user, treated)) % len(spec.actions)
