@@ -62,8 +62,8 @@ def look_at_aa_test(
 
     Args:
         engine: operational database.
-        design: of A/B tests: its limits are those beyond which the arms must not differ, its `split_alpha` the chance of a
-            false alarm, ever.
+        design: of A/B tests; the points of its limits are those beyond which the arms must not differ, its `split_alpha` is
+            the chance of a false alarm, ever.
         slow_ms: latency from which on a request is slow.
         agent: whose champion.
         champion: semantic version.
@@ -72,7 +72,7 @@ def look_at_aa_test(
     spec = agent_spec(agent)
     number, since = _resets(engine, spec.registered_model)
     name = f"aa-{agent}-{champion}-{number}"
-    design = (first_design(engine, name) or design).model_copy(update={"pre_period_days": 0.0})
+    design = first_design(engine, name) or _both_ways(design)
     scale = MetricScale(spec.reward_low, spec.reward_high, {"slow": slow_ms})
     newest = newest_look(engine, name)
     if newest is None or now - newest >= _EVERY:
@@ -104,6 +104,15 @@ def reset_aa_test(engine: Engine, agent: str, served_at: datetime, *, user: str,
             details={"reason": reason, "served_at": served_at.isoformat()},
             now=now,
         )
+
+
+def _both_ways(design: AbTestDesign) -> AbTestDesign:
+    """Allow the treatment to be better by as much as it may be worse: no platform treats two arms exactly alike."""
+    limits = {
+        name: limit.model_copy(update={"ratio": 1.0, "better_by": max(limit.delta, 0.0)})
+        for name, limit in design.limits.items()
+    }
+    return design.model_copy(update={"pre_period_days": 0.0, "limits": limits})
 
 
 def _judged(found: ArmEvidence, alpha: float) -> tuple[float, str | None]:

@@ -10,7 +10,6 @@ third has no such place: it would have to be the rest of the first and, at the s
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 from mlops_assets.foundation.errors import InputError
 
@@ -54,14 +53,14 @@ def assign(salt: str, user_id: str, shares: float | Mapping[str, float]) -> str:
     return next((name for name, (low, high) in intervals(shares).items() if low <= fraction < high), CONTROL)
 
 
-def aa_arm(agent: str, champion: str, user: str, share: float) -> Literal["control", "treatment"] | None:
+def aa_arm(agent: str, champion: str, user: str, share: float) -> str | None:
     """Return the arm of one of the champion's users; None: of none, as all but two shares of them are."""
     if not share:
         return None
     fraction = assignment_fraction(f"aa-{agent}-{champion}", user)
     if fraction < share:
-        return "treatment"
-    return "control" if fraction >= 1.0 - share else None
+        return TREATMENT
+    return CONTROL if fraction >= 1.0 - share else None
 
 
 def chances(shares: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:

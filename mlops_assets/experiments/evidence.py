@@ -50,7 +50,7 @@ class MetricEvidence:
                 limit.delta if limit.delta > 0 else limit.effect,
                 relative=False,
             ),
-            better=Evidence(Limit(above=True), limit.effect, relative=False),
+            better=Evidence(Limit(delta=-limit.better_by, above=True), limit.effect, relative=False),
         )
 
     def after(self, name: str, units: Sequence[Unit]) -> "MetricEvidence":

@@ -161,12 +161,14 @@ MetricName = Literal["wrong", "loss", "failed", "slow"]
 class MetricLimit(_Section):
     """How much worse the treatment may be: its users' mean is at most `ratio` times the control's plus `delta`.
 
-    `effect`: harm beyond the limit, in points, that is to be found soon; it sets the bets, not the error rate.
+    `effect`: harm beyond the limit, in points, that is to be found soon; it sets the bets, not the error rate. `better_by`:
+    how far below the control's mean the treatment's has to be to count as better.
     """
 
     ratio: Positive
     delta: Annotated[float, Field(gt=-1.0, lt=1.0)]
     effect: OpenShare
+    better_by: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
 class AbTestDesign(_Section):

@@ -447,8 +447,8 @@ class PredictionRecord(Base):
     is `ok` or `degraded` (answered without online features). `fallback` says why the champion answered a user of the
     treatment: its model `failed` on the request, or was `absent`; else it is NULL. `arms`: where the decision counts in an
     experiment, `versions` (arm to version) and `shares` (treatment to traffic share) at its time.
-    `aa_arm`: of the A/A test, of those of the champion's users who are in it. `channel` is http or stream. `user_hash` is a
-    pseudonym.
+    `aa_arm`: of the A/A test, of those of the champion's users who are in it; in its treatment, `fallback` is `failed` where
+    the champion was late or failed, and was asked again. `channel` is http or stream. `user_hash` is a pseudonym.
     """
 
     __tablename__ = "prediction"
@@ -458,6 +458,15 @@ class PredictionRecord(Base):
         Index(None, "experiment", "event_time"),
         Index(None, "user_hash", "event_time"),
         Index(None, "experiment", "user_hash", "event_time"),
+        # The A/A test's users: a few in a hundred of an agent's.
+        Index(
+            "ix_prediction_aa_test",
+            "agent",
+            "model_version",
+            "event_time",
+            sqlite_where=text("aa_arm IS NOT NULL"),
+            postgresql_where=text("aa_arm IS NOT NULL"),
+        ),
     )
 
     prediction_id: Mapped[str] = mapped_column(String(64), primary_key=True)

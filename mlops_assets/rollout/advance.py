@@ -115,7 +115,7 @@ def advance(state: RolloutState, seen: Observation, now: datetime, policy: Rollo
         _harm(seen.stage, policy),
         Decision("hold", ("its promotion is under way",)) if state.status == "promoting" else None,
         _ended(state, seen, policy),
-        Decision("hold", (seen.platform,)) if seen.platform is not None else None,
+        Decision("hold", (seen.platform,), stalled=_stalled(state, now, policy)) if seen.platform is not None else None,
         Decision("hold", (f"it is {state.status}",)) if state.status != "running" else None,
         _illegal(seen.shadow) if state.stage == "shadow" else None,
     )
@@ -139,19 +139,28 @@ def odds(log_e: float) -> str:
 
 def _judged(state: RolloutState, seen: Observation, now: datetime, policy: RolloutPolicy) -> Decision:
     """Decide on a stage that nothing ends before its time."""
-    hours = policy.shadow.hours if state.stage == "shadow" else policy.stages[state.stage].hours
-    over_at = state.since + timedelta(hours=hours)
+    over_at = _over_at(state, policy)
     if now < over_at:
         return Decision("hold", (f"{state.stage} goes on for {_left(over_at - now)}",))
     decided = _shadow(seen.shadow, policy) if state.stage == "shadow" else _stage(state, seen.stage, policy)
     if decided.action == "hold":
-        return replace(decided, stalled=now - over_at > timedelta(hours=policy.stall_hours))
+        return replace(decided, stalled=_stalled(state, now, policy))
     if decided.action == "abort":
         return decided
     reason = closed(policy.calendar, now)
     if reason is not None:
         return Decision("hold", (f"{state.stage} is passed", reason))
     return _next(state, seen, decided)
+
+
+def _over_at(state: RolloutState, policy: RolloutPolicy) -> datetime:
+    hours = policy.shadow.hours if state.stage == "shadow" else policy.stages[state.stage].hours
+    return state.since + timedelta(hours=hours)
+
+
+def _stalled(state: RolloutState, now: datetime, policy: RolloutPolicy) -> bool:
+    """Whether people should look why a running rollout does not go on."""
+    return state.status == "running" and now - _over_at(state, policy) > timedelta(hours=policy.stall_hours)
 
 
 def _harm(stage: StageFindings, policy: RolloutPolicy) -> Decision | None:

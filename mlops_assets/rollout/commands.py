@@ -226,7 +226,9 @@ def _aa_test(_arguments: argparse.Namespace, deployment: _Deployment) -> Iterato
 
 
 def _reset_aa(arguments: argparse.Namespace, deployment: _Deployment) -> Iterator[str]:
-    deployment.rollouts().reset_aa_test(arguments.model_name, user=arguments.user, reason=arguments.reason)
+    deployment.rollouts(arguments.user).reset_aa_test(
+        arguments.model_name, user=arguments.user, reason=arguments.reason
+    )
     yield f"the A/A test of {arguments.model_name} begins anew with the next decision"
 
 

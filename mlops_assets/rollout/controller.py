@@ -74,13 +74,16 @@ class Tick:
 
     def __str__(self) -> str:
         """Say it in a line."""
+        undone = [f"{one} is to be done: {one.problem}" for one in self.delivered if one.problem is not None]
+        why = "; ".join((*self.reasons, *undone))
+        if self.failed:
+            return f"{self.model_name} cannot be looked at: {why}"
         if self.state is None:
             what = "no rollout"
         else:
             step = self.kind or ("held" if self.state.active else self.state.status)
             what = f"{self.state.name}, {self.state.stage}, {step.replace('_', ' ')}"
-        undone = [f"{one} is to be done: {one.problem}" for one in self.delivered if one.problem is not None]
-        return f"{self.model_name}: {what}: {'; '.join((*self.reasons, *undone))}"
+        return f"{self.model_name}: {what}: {why}"
 
 
 class Rollouts:
@@ -232,8 +235,7 @@ class Rollouts:
                 found.append(self.tick(spec.registered_model))
             except MlopsError as error:
                 _log.exception("%s cannot be looked at", spec.registered_model)
-                reasons = (f"cannot be looked at: {error}",)
-                found.append(Tick(spec.registered_model, None, None, reasons, failed=True))
+                found.append(Tick(spec.registered_model, None, None, (str(error),), failed=True))
         return found
 
     def _advanced(self, state: RolloutState) -> Tick:

@@ -24,13 +24,16 @@ _USERS_A_PLACING = 1000
 
 @dataclass(frozen=True)
 class Harm:
-    """Tests of the limits `names`, and, with `sliced`, of accuracy within each slice, after `counted` users."""
+    """Tests of the limits `names`, and, with `sliced`, of accuracy within each slice, after `counted` users.
+
+    `stages`: of each test, the stage of whose limit its newest users were.
+    """
 
     names: tuple[Name, ...] = NAMES
     sliced: bool = True
     tests: Mapping[str, Evidence] = field(default_factory=dict)
     counted: int = 0
-    stage: StageName = "5_percent"
+    stages: Mapping[str, StageName] = field(default_factory=dict)
 
     def updated(
         self,
@@ -49,18 +52,20 @@ class Harm:
         if not shares:
             return self
         counted = self.counted + len(units)
-        tests = {**self.tests}
+        tests, stages = {**self.tests}, {**self.stages}
         limited_there = {name for share in shares for name in names_of(STAGE_OF[share])}
         names = [name for name in self.names if name in limited_there]
         for name in [*names, *(self._slices(units) if self.sliced else [])]:
             limited: Name = name if name in NAMES else "accuracy"
             test = tests.get(name) or harm_test(limited, policy).placed_again()
             for share in shares:
-                test = _with_share(test, looked[share], share, name, limited, policy, baseline)
+                before, test = test, _with_share(test, looked[share], share, name, limited, policy, baseline)
+                if test is not before:
+                    stages[name] = STAGE_OF[share]
             tests[name] = test
         if counted // _USERS_A_PLACING > self.counted // _USERS_A_PLACING:
             tests = {name: test.placed_again() for name, test in tests.items()}
-        return replace(self, tests=tests, counted=counted, stage=STAGE_OF[shares[-1]])
+        return replace(self, tests=tests, counted=counted, stages=stages)
 
     @property
     def log_e(self) -> float:
@@ -72,16 +77,16 @@ class Harm:
 
     def words(self, policy: RolloutPolicy) -> str:
         """Say what is worst; empty before the first user."""
-        if not self.tests:
+        if not self.stages:
             return ""
         weights = self._weights()
-        name = max(self.tests, key=lambda one: self.tests[one].log_e + math.log(weights[one]))
+        name = max(self.stages, key=lambda one: self.tests[one].log_e + math.log(weights[one]))
         test = self.tests[name]
         treated = test.treatment_sum / test.treatment_users if test.treatment_users else None
         control = test.control_sum / test.control_users if test.control_users else None
         known: Name = name if name in NAMES else "accuracy"
         where = "" if name in NAMES else f" where {name.removeprefix('wrong[').removesuffix(']').replace('=', ' is ')}"
-        return f"harm{where}: {in_words(known, policy.stages[self.stage], policy, treated, control)}"
+        return f"harm{where}: {in_words(known, policy.stages[self.stages[name]], policy, treated, control)}"
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -90,14 +95,14 @@ class Harm:
             "sliced": self.sliced,
             "tests": {name: asdict(test) for name, test in self.tests.items()},
             "counted": self.counted,
-            "stage": self.stage,
+            "stages": dict(self.stages),
         }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Harm":
         """Read what `document` wrote."""
         tests = {name: evidence_from(test) for name, test in document["tests"].items()}
-        return cls(tuple(document["names"]), document["sliced"], tests, document["counted"], document["stage"])
+        return cls(tuple(document["names"]), document["sliced"], tests, document["counted"], document["stages"])
 
     def _slices(self, units: Sequence[Unit]) -> list[str]:
         known = [name for name in self.tests if name not in NAMES]
@@ -129,14 +134,15 @@ def _with_share(
 ) -> Evidence:
     stage = STAGE_OF[share]
     last = stage == "100_percent"
-    # Of a slice, nothing is known that the last stage could be held against.
-    if limited not in names_of(stage) or (last and (name not in NAMES or (name == "errors" and baseline is None))):
+    # Slices are of accuracy, which the last stage does not have: nothing is known that they could be held against there.
+    if limited not in names_of(stage) or (last and name == "errors" and baseline is None):
         return test
     limits = policy.stages[stage]
     limit = limit_of(limited, limits, policy, baseline if last else None)
-    test = replace(test, limit=limit)
-    metric = metric_of(limited, limits) if name in NAMES else name
-    for batch in looked.of(metric):
+    batches = looked.of(metric_of(limited, limits) if name in NAMES else name)
+    if batches:
+        test = replace(test, limit=limit)
+    for batch in batches:
         if 0.0 < batch.share < 1.0 or (batch.share == 1.0 and limit.fixed):
             test = test.updated(batch)
     return test

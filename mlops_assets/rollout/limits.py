@@ -57,7 +57,7 @@ def metric_of(name: Name, limits: StageLimits) -> str:
 
 
 def names_of(stage: StageName) -> tuple[Name, ...]:
-    """Name the limits of a stage with users."""
+    """Name the limits of a stage with users of the candidate."""
     return _LAST if stage == "100_percent" else _BESIDE
 
 
@@ -111,7 +111,7 @@ def kept_test(name: Name, limits: StageLimits, policy: RolloutPolicy, baseline: 
     limit = limit_of(name, limits, policy, baseline, above=True)
     if name in _PAIRED:
         wrong = 1.0 - limits.min_accuracy if name == "worse" else 0.0
-        distance = limit.delta - excess(wrong, wrong, _kept(name, policy))
+        distance = max(limit.delta - excess(wrong, wrong, _kept(name, policy)), _SMALLEST_DISTANCE)
         return Evidence(limit, distance, relative=False, sizes=_PAIRED_KEPT_SIZES, weights=_PAIRED_KEPT_WEIGHTS)
     effect = policy.accuracy_effect if limit.fixed else None
     if name == "errors" and baseline is not None:

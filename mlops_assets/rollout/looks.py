@@ -25,7 +25,7 @@ from mlops_assets.rollout.state import RolloutState, baseline_from
 # Within each of their values, a candidate must not be wrong more often than it may be over all users.
 SLICES = ("browser", "ui_framework", "test_type")
 # What a stored document looks like; one of another format is made again from the stored users.
-_FORMAT = 1
+_FORMAT = 2
 _BEFORE_ALL_DATA = datetime(1970, 1, 1, tzinfo=UTC)
 
 

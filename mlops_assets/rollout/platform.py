@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from mlops_assets.experiments.aa_test import AaTest, look_at_aa_test, reset_aa_test
+from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.profiles import PolicyProfile
 from mlops_assets.rollout.looks import served_now
@@ -43,7 +44,11 @@ class PlatformWatch:
         found = self.look(agent, champion)
         if found is None or found.alarm is None:
             return None
-        return f"{found}; mend the platform, then begin the test anew: python -m mlops_assets.rollout.commands reset-aa"
+        model_name = agent_spec(agent).registered_model
+        return (
+            f"{found}; mend the platform, then begin the test anew: python -m mlops_assets.rollout.commands reset-aa "
+            f"--model-name {model_name} --user YOUR_NAME --reason WHAT_WAS_WRONG"
+        )
 
     def reset(self, agent: str, *, user: str, reason: str) -> None:
         """Begin an agent's A/A test anew."""

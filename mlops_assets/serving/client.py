@@ -107,7 +107,8 @@ class Decision(_Answer):
     """One decision: `action_name` of `q_values` (action name: value), taken with probability `propensity`.
 
     `status` is ok or degraded (online features were not to be had). `fallback` says why the champion answered a user of
-    the treatment: its model failed on the request, or is absent.
+    the treatment: its model failed on the request, or is absent; of a few users of the champion, it `failed` once itself,
+    behind the time limit of a treatment (the A/A test).
     """
 
     prediction_id: str

@@ -35,9 +35,9 @@ class DeliveryProcess:
                 )
             self._process = None
         if self._wanted:
-            self._wanted = False
             command = [sys.executable, "-m", "mlops_assets.rollout.commands", "deliver"]
             self._process = subprocess.Popen(command, env=dict(os.environ), stdin=subprocess.DEVNULL)  # noqa: S603 - own code
+            self._wanted = False
 
     def stop(self) -> None:
         """Let one that is under way end by itself, within a bound; each effect that it has done is marked."""

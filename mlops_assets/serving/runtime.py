@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
+from mlops_assets.experiments.assignment import CONTROL
 from mlops_assets.experiments.experiments import Experiment, unfinished_experiments
 from mlops_assets.features.store import open_feature_store
 from mlops_assets.foundation.agents import AGENTS, agent_spec
@@ -202,7 +203,8 @@ class ServingRuntime:
         self.answers += 1
         if decision.failure is not None:
             self.failures += 1
-            _log.error("the champion answered %s for a failed candidate: %s", row["prediction_id"], decision.failure)
+            what = "the A/A test's call of the champion" if row["variant"] == CONTROL else "a candidate"
+            _log.error("%s was answered without %s, which failed: %s", row["prediction_id"], what, decision.failure)
         self.shadows.ask(
             [
                 ShadowRequest(
@@ -264,8 +266,10 @@ class ServingRuntime:
             self._guard = RolloutGuard(
                 self.readers, policy, served=self.clock, clock=clock, taken_back=self._deliveries.ask
             )
-        self._deliveries.follow()
-        self._guard.refresh()
+        try:
+            self._guard.refresh()
+        finally:
+            self._deliveries.follow()
 
     def _show_figures(self) -> None:
         for experiment in self.experiments.values():

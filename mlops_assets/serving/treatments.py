@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.serving.breaker import CircuitBreaker, State
+from mlops_assets.serving.models import SERVED_ALIASES
 
 Result = TypeVar("Result")
 # Registered model and semantic version.
 Version = tuple[str, str]
-# Versions on trial at a time, and some that were: a thread that hangs cannot be ended.
-_MOST_VERSIONS = 8
+# More than a server has in service at a time (twice, for those that just were): a thread that hangs cannot be ended.
+_MOST_VERSIONS = 2 * len(AGENTS) * len(SERVED_ALIASES)
 # A machine that stands still for a moment stops the version too, and nobody is late: it costs one of these parts of a wait.
 _PARTS = 5
 

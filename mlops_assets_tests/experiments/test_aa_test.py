@@ -82,6 +82,20 @@ def test_a_platform_that_treats_arms_differently_alarms(
     assert look(sqlite_engine, SERVED_AT + 7 * HOUR).alarm is not None
 
 
+@pytest.mark.parametrize("points", [0.01, -0.01])
+def test_a_difference_within_the_limits_is_none(sqlite_engine: Engine, points: float) -> None:
+    """The way of a candidate costs a moment, or saves one, and some day that is proven, and nothing ever starts again."""
+    ways = {True: by_chance(0.1 + points, 3), False: by_chance(0.1, 4)}
+    for number in range(4):
+        at = SERVED_AT + number * 2 * HOUR
+        serve(
+            sqlite_engine, range(6000 * number, 6000 * number + 6000), at, wrong=lambda treated: ways[treated](treated)
+        )
+        found = look(sqlite_engine, at + 2.6 * HOUR)
+    assert found.alarm is None
+    assert found.control_users + found.treatment_users == 24_000
+
+
 def test_it_is_of_one_champion_and_begins_anew(engine: Engine) -> None:
     """An alarm of the version before holds the next one for ever, or one that is mended cannot be cleared."""
     serve(engine, range(300), SERVED_AT, failed=lambda treated: treated)

@@ -166,6 +166,15 @@ def test_friday_holds_a_passed_stage_and_no_rollback() -> None:
     assert advance(rollout("5_percent"), seen(stage=stage(log_e_harm=HARM)), friday, POLICY).action == "rollback"
 
 
+def test_a_platform_that_is_not_mended_is_called_stalled() -> None:
+    """An alarm holds a rollout for a year, and nobody is told."""
+    seen_ = seen(platform="the A/A test alarms")
+    over = BEGIN + timedelta(hours=POLICY.stages["5_percent"].hours + POLICY.stall_hours)
+    assert not advance(rollout("5_percent"), seen_, over, POLICY).stalled
+    found = advance(rollout("5_percent"), seen_, over + timedelta(minutes=1), POLICY)
+    assert (found.action, found.reasons, found.stalled) == ("hold", ("the A/A test alarms",), True)
+
+
 def test_an_undecided_stage_is_called_stalled_and_stays() -> None:
     """Commercial ones ship what is inconclusive; nobody hears of a hold that lasts for ever."""
     undecided = seen(stage=stage(criteria=(Criterion("floor", "floor", 0.0),)))

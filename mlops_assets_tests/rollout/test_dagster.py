@@ -137,7 +137,7 @@ def test_a_look_that_was_not_possible_fails_the_tick(
     monkeypatch.setattr("mlops_assets.rollout.controller.Rollouts._advanced", away)
     with (
         dg.build_sensor_context(instance=instance, resources={"platform": platform_of(tower)}) as context,
-        pytest.raises(dg.Failure, match=f"{MODEL}: no rollout: cannot be looked at: the store is away"),
+        pytest.raises(dg.Failure, match=f"{MODEL} cannot be looked at: the store is away"),
     ):
         rollout_sensor(context)
     monkeypatch.undo()

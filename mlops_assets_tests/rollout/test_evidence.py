@@ -13,7 +13,7 @@ from mlops_assets.foundation.profiles import STAGE_SHARES, StageName
 from mlops_assets.rollout.advance import needed
 from mlops_assets.rollout.evidence import Moments, RolloutEvidence
 from mlops_assets.rollout.harm import Harm
-from mlops_assets.rollout.limits import names_of
+from mlops_assets.rollout.limits import kept_test, names_of
 from mlops_assets.rollout.state import Rate
 from mlops_assets_tests.rollout.rollouts import POLICY
 
@@ -176,6 +176,24 @@ def test_in_the_last_stage_harm_is_found_beside_the_former_champion(changes: dic
     said = found.findings(POLICY)
     assert said.harm.startswith(words)
     assert f"(allowed: {4 if 'slower' in changes else 5} points)" in said.harm
+
+
+def test_harm_is_told_by_the_limit_that_it_was_measured_by() -> None:
+    """After a jump back people read of 1.3 times what was held against 1.1."""
+    random = np.random.default_rng(13)
+    slow = users(random, 2000, "100_percent", {**GOOD, "slower": 0.2})
+    last = after([slow[:1000], slow[1000:]], "100_percent", BASELINE)
+    back = last.in_stage("50_percent").updated(users(random, 500, "50_percent", GOOD), POLICY, BASELINE)
+    assert "slower than 1.1 times" in last.findings(POLICY).harm
+    assert "slower than 1.1 times" in back.findings(POLICY).harm
+
+
+def test_a_last_stage_without_a_floor_can_be_passed() -> None:
+    """With every accuracy allowed, nothing is bet on the wrong decisions of a pair, and the rollout is held for ever."""
+    limits = POLICY.stages["100_percent"].model_copy(update={"min_accuracy": 0.0})
+    found = kept_test("worse", limits, POLICY, BASELINE)
+    assert found.effect is not None
+    assert found.effect > 0.0
 
 
 def test_a_slower_machine_and_harder_users_are_no_harm_of_the_last_stage() -> None:

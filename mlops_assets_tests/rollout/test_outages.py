@@ -30,7 +30,6 @@ from mlops_assets_tests.rollout.test_write_points import ended, told_once
 from mlops_assets_tests.rollout.write_points import Deployment, Look, Reaper, let_users_come, tick
 
 NAMES = ("daemon 1", "daemon 2")
-AWAY_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 0.3
 AWAY = r"operational database .*: (the server went away: try again|no server answers there: start it)"
 
@@ -63,7 +62,7 @@ def test_postgresql_crashes_in_every_stage(
         for number in range(1, len(WHOLE) + 1):
             wait_for(lambda number=number: len(steps(tower.engine)) >= number)
             time.sleep(draw.uniform(0.0, LONGEST_WAIT_SECONDS))
-            away.append(crashed(postgres))
+            away.append(crashed(postgres, folder))
         wait_for(lambda: is_over(tower.engine))
     assert tower.kinds() == WHOLE
     stages = [step.state.stage for step in steps(tower.engine) if step.kind in {"started", "advanced"}]
@@ -75,7 +74,7 @@ def test_postgresql_crashes_in_every_stage(
     promoted = [event.version for event in tower.office.events() if event.event_type == "model_promoted_to_production"]
     assert promoted == ["1.0.0", "1.1.0"]
     for name in NAMES:
-        ticks = [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+        ticks = ticks_of(folder / name)
         for stopped, started in away:
             during = [problem for begin, end, problem in ticks if stopped < begin and end < started]
             # Nothing is done without the ledger, and what is said is what to do.
@@ -148,14 +147,25 @@ def copied(postgres: PostgresTestServer, before: Deployment, folder: Path) -> De
     return copy
 
 
-def crashed(postgres: PostgresTestServer) -> tuple[float, float]:
-    """Crash the server and start it again; return when it was gone, and until when."""
+def crashed(postgres: PostgresTestServer, folder: Path) -> tuple[float, float]:
+    """Crash the server and start it again once every daemon has met it; return when it was gone, and until when."""
     postgres.stop()
     stopped = time.monotonic()
-    time.sleep(AWAY_SECONDS)
+    # The first one may have begun before.
+    before = {name: len(ticks_of(folder / name)) for name in NAMES}
+    wait_for(lambda: all(len(ticks_of(folder / name)) > before[name] + 1 for name in NAMES))
     started = time.monotonic()
     postgres.start()
     return stopped, started
+
+
+def ticks_of(file: Path) -> list[tuple[float, float, str | None]]:
+    """When each tick of a daemon began and ended, and what it said of the database."""
+    if not file.exists():
+        return []
+    return [
+        tuple(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if "\n" in line
+    ]
 
 
 def is_over(engine: Engine) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.errors import NotReadyError
+from mlops_assets.rollout.commands import main
 from mlops_assets.rollout.guard import RolloutGuard
 from mlops_assets.rollout.ledger import current
 from mlops_assets_tests.experiments import aa_users
@@ -79,3 +80,21 @@ def test_an_alarm_is_said_while_nothing_waits(small_tower: Tower) -> None:
     reasons = tower.rollouts.tick(MODEL).reasons
     assert reasons[0] == "nothing waits for a rollout"
     assert reasons[1].startswith(ALARM)
+
+
+@pytest.mark.parametrize("user", ["rollout", " "])
+def test_no_service_and_nobody_begins_the_test_anew(
+    small_tower: Tower, capsys: pytest.CaptureFixture[str], user: str
+) -> None:
+    """An automaton says that people have mended what makes it wait."""
+    settings = small_tower.office.settings
+    environ = {
+        "MLOPS_HOME": str(settings.home),
+        "MLOPS_DATABASE_URL": small_tower.engine.url.render_as_string(hide_password=False),
+        "MLFLOW_TRACKING_URI": small_tower.office.runs.tracking_uri,
+    }
+    argv = ["reset-aa", "--model-name", MODEL, "--user", user, "--reason", "mended"]
+    assert main(argv, environ) != 0
+    said = capsys.readouterr().err
+    assert "act under your own name" in said or "nobody is named as user" in said
+    assert "aa_test_reset" not in {one.event_type for one in small_tower.office.events()}

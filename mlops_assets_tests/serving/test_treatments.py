@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.serving.models import SERVED_ALIASES
 from mlops_assets.serving.treatments import BoundedCalls, LateError
 from mlops_assets_tests.programs import wait_for
 
@@ -120,11 +122,11 @@ def test_a_probe_that_is_in_time_closes(calls: BoundedCalls) -> None:
 
 def test_threads_of_versions_that_left_are_ended(calls: BoundedCalls) -> None:
     """A server that runs for a year has a thread for every version that it ever had."""
-    before = threads()
-    for number in range(20):
+    before, kept = threads(), 2 * len(AGENTS) * len(SERVED_ALIASES)
+    for number in range(100):
         assert calls.call(("execution-agent-dqn", f"1.{number}.0"), lambda: 1) == 1
         # Whoever is asked all the time stays.
         assert calls.call(FIRST, lambda: 7) == 7
-    wait_for(lambda: threads() == before + 8)
-    assert len(calls.states()) == 8
+    wait_for(lambda: threads() == before + kept)
+    assert len(calls.states()) == kept
     assert FIRST in calls.states()
