@@ -145,7 +145,7 @@ def test_looks_without_evidence_of_this_form_get_it(engine: Engine, stored: dict
     assert again == found.in_stage("50_percent")
     with read_transaction(engine) as session:
         kept = session.get_one(ExperimentLook, (state.name, 2))
-        assert (kept.evidence["format"], kept.evidence["rollout"]) == (1, json.loads(json.dumps(found.document())))
+        assert (kept.evidence["format"], kept.evidence["rollout"]) == (2, json.loads(json.dumps(found.document())))
         assert (kept.design["stage"], kept.design["slow_ms"]) == ("100_percent", 100.0)
         assert kept.design["policy"] == QUICK.model_dump(mode="json")
 
