@@ -28,6 +28,8 @@ from mlops_assets.serving.decide import Features
 # A read of so many decisions takes a few milliseconds, which is what a single request then waits at the most.
 _BLOCK_ROWS = 64
 _STOP_SECONDS = 5.0
+# A machine that stands still for a moment stops the reader too, and nobody is late: it costs one of these parts of a wait.
+_PARTS = 5
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class _Lookup:
     future: asyncio.Future[Features | None]
     loop: asyncio.AbstractEventLoop
     started: float = field(default_factory=time.perf_counter)
+    timer: asyncio.TimerHandle = field(init=False)
 
 
 class OnlineFeatures:
@@ -118,14 +121,22 @@ class OnlineFeatures:
     ) -> Features | None:
         loop = asyncio.get_running_loop()
         one = _Lookup(spec, test_ids, agent_ids, as_of, loop.create_future(), loop)
-        timer = loop.call_later(patience_seconds, self._expire, one)
+        one.timer = loop.call_later(
+            patience_seconds / _PARTS, self._part_over, one, patience_seconds / _PARTS, _PARTS - 1
+        )
         with self._arrived:
             line.append(one)
             self._arrived.notify()
         try:
             return await one.future
         finally:
-            timer.cancel()
+            one.timer.cancel()
+
+    def _part_over(self, one: _Lookup, seconds: float, left: int) -> None:
+        if left:
+            one.timer = one.loop.call_later(seconds, self._part_over, one, seconds, left - 1)
+        else:
+            self._expire(one)
 
     def _expire(self, one: _Lookup) -> None:
         if not one.future.done():

@@ -48,13 +48,3 @@ def episodes(engine: Engine) -> dict[str, str]:
 def answered_ids(answers: Answers, *, before: float = float("inf")) -> set[str]:
     """Predictions that clients got."""
     return {document["prediction_id"] for _, answered, _, document in answers.of(200) if answered < before}
-
-
-def degraded_share(answers: Answers, *, begin: float = 0.0, end: float = float("inf")) -> float:
-    """Share of the requests asked and answered in this time that went without features.
-
-    A machine that stands still for longer than the wait for features degrades a few; a dependency that is away, all.
-    """
-    found = [d["status"] == "degraded" for asked, answered, _, d in answers.of(200) if begin < asked and answered < end]
-    assert found, "nothing was asked in this time"
-    return sum(found) / len(found)

@@ -44,7 +44,7 @@ LIMITS = replace(
     max_deliveries=2,
     first_pause_seconds=0.05,
 )
-WAIT_SECONDS = 120
+WAIT_SECONDS = 60
 KILLER = "killer"
 
 

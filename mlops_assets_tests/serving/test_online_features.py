@@ -230,3 +230,22 @@ def test_before_the_first_read_nobody_waits(store: SlowStore) -> None:
     assert at_once(first(features, 1)) is None
     store.open.set()
     features.stop()
+
+
+def test_a_machine_that_stands_still_makes_nobody_late(
+    store: SlowStore, new_features: Callable[..., OnlineFeatures]
+) -> None:
+    """After a stall of twice the wait, answers go out without the features that the reader was just about to bring."""
+    features = new_features()
+
+    async def stall() -> Any:
+        store.open.clear()
+        waiting = asyncio.ensure_future(first(features, 1))
+        # It has been handed to the reader, which gets no further than the event loop does.
+        await asyncio.sleep(0)
+        time.sleep(0.12)
+        asyncio.get_running_loop().call_later(0.005, store.open.set)
+        return await waiting
+
+    assert run(stall()) is not None
+    assert features.problem is None
