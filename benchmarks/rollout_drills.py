@@ -41,7 +41,8 @@ from benchmarks.rollout_traffic import (
 )
 from mlops_assets.experiments.metrics import EARLIER, excess, percentiles_before
 from mlops_assets.experiments.units import Unit
-from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageName, load_profile
+from mlops_assets.foundation.policies import STAGE_SHARES, RolloutPolicy, StageName
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.rollout.advance import Decision, Observation, ShadowFindings, advance, guard_decision
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.evidence import RolloutEvidence

@@ -13,7 +13,7 @@ from examples.rollout_demo.deployment import Deployment
 from examples.rollout_demo.processes import Users
 from mlops_assets.experiments.assignment import CONTROL
 from mlops_assets.foundation.database import read_transaction
-from mlops_assets.foundation.profiles import STAGE_SHARES
+from mlops_assets.foundation.policies import STAGE_SHARES
 from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.rollout.controller import open_rollouts
 from mlops_assets.rollout.effects import undelivered

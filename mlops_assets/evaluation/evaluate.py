@@ -34,7 +34,8 @@ from mlops_assets.experiences.environment import DecisionEnvironment
 from mlops_assets.features.decision_table import DecisionTable
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.profiles import EvaluationPolicy, PolicyProfile
+from mlops_assets.foundation.policies import EvaluationPolicy
+from mlops_assets.foundation.profiles import PolicyProfile
 
 _BYTES_PER_MB = 1_000_000
 _SECONDS_PER_DAY = 86_400.0

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mlops_assets.foundation.profiles import EvaluationPolicy
+from mlops_assets.foundation.policies import EvaluationPolicy
 
 Verdict = Literal["pass", "fail", "insufficient_data"]
 Layer = Literal["absolute", "security", "slices", "off_policy", "champion"]

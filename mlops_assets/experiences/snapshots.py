@@ -36,7 +36,7 @@ from mlops_assets.foundation.errors import DataRejectedError, InputError, NotRea
 from mlops_assets.foundation.file_lock import file_lock
 from mlops_assets.foundation.files import storage_errors
 from mlops_assets.foundation.paths import ArtifactPaths
-from mlops_assets.foundation.profiles import DataPolicy
+from mlops_assets.foundation.policies import DataPolicy
 from mlops_assets.foundation.tables import SnapshotRecord, ValidationRecord
 
 __all__ = [

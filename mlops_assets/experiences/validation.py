@@ -32,7 +32,7 @@ from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.foundation.files import atomic_folder, storage_errors
 from mlops_assets.foundation.paths import ArtifactPaths
-from mlops_assets.foundation.profiles import DataPolicy
+from mlops_assets.foundation.policies import DataPolicy
 from mlops_assets.foundation.tables import SnapshotRecord, ValidationRecord
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mlops_assets.experiences.validation_data import (
     state_column,
 )
 from mlops_assets.foundation.agents import AgentSpec
-from mlops_assets.foundation.profiles import DataPolicy
+from mlops_assets.foundation.policies import DataPolicy
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from mlops_assets.experiments.units import first_design, newest_look, take_look
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.profiles import AbTestDesign
+from mlops_assets.foundation.policies import AbTestDesign
 from mlops_assets.foundation.tables import AuditEvent, PredictionRecord
 
 RESET = "aa_test_reset"

@@ -27,7 +27,7 @@ from mlops_assets.experiments.odds import odds_in_words
 from mlops_assets.experiments.srm import SplitCheck, check_split
 from mlops_assets.experiments.units import Look
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit
+from mlops_assets.foundation.policies import AbTestDesign, MetricLimit
 
 Verdict = Literal["promote", "rollback", "keep_control", "continue", "broken_split"]
 # What has to be done first.

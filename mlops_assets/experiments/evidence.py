@@ -17,7 +17,7 @@ from mlops_assets.experiments.sequential import Evidence, Limit
 from mlops_assets.experiments.srm import Assigned
 from mlops_assets.experiments.units import Look, Unit, read_looks
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.profiles import AbTestDesign, MetricLimit
+from mlops_assets.foundation.policies import AbTestDesign, MetricLimit
 from mlops_assets.foundation.tables import ExperimentLook
 
 # What a stored document looks like; one of another format is made again from the stored users.

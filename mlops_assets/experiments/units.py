@@ -24,7 +24,7 @@ from mlops_assets.experiments.decisions import KEYS_A_QUERY, Drawn, decisions, d
 from mlops_assets.experiments.metrics import MetricScale, first_windows
 from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
-from mlops_assets.foundation.profiles import AbTestDesign
+from mlops_assets.foundation.policies import AbTestDesign
 from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
 
 

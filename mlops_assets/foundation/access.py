@@ -12,7 +12,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mlops_assets.foundation.errors import AccessDeniedError, InputError, SettingsError
-from mlops_assets.foundation.profiles import AccessPolicy, Permission, Role, Roles, load_profile
+from mlops_assets.foundation.policies import AccessPolicy, Permission, Role, Roles
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings
 
 _TABLE = TypeAdapter(dict[str, Roles], config=ConfigDict(strict=True))

@@ -1,6 +1,6 @@
 """Connection, transactions and migrations of the operational database: SQLite by default, PostgreSQL by URL.
 
-The tables are in `tables.py`, the migrations in `migrations/`.
+The tables are in `tables/`, the migrations in `migrations/`.
 """
 
 import hashlib

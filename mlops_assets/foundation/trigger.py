@@ -6,7 +6,7 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.profiles import real_address
+from mlops_assets.foundation.policies import real_address
 
 TriggerType = Literal["manual", "schedule", "drift", "accuracy_drop", "volume", "staleness"]
 

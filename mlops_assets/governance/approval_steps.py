@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from mlops_assets.foundation.profiles import GovernancePolicy
+from mlops_assets.foundation.policies import GovernancePolicy
 from mlops_assets.foundation.tables import ApprovalRequestRecord, ApprovalVoteRecord
 from mlops_assets.governance.approval_events import (
     APPROVALS_USER,

@@ -17,7 +17,8 @@ from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, PermanentError, TransientError
-from mlops_assets.foundation.profiles import GovernancePolicy, load_profile
+from mlops_assets.foundation.policies import GovernancePolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import ApprovalRequestRecord
 from mlops_assets.governance.approval_events import (

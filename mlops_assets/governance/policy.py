@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mlops_assets.evaluation.gates import Gate, gate
 from mlops_assets.evaluation.report import ValidationReport
-from mlops_assets.foundation.profiles import EvaluationPolicy, GovernancePolicy
+from mlops_assets.foundation.policies import EvaluationPolicy, GovernancePolicy
 from mlops_assets.governance.evidence import ApprovalEvidence, Finding
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "requires_review"]

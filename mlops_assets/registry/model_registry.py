@@ -20,7 +20,7 @@ from mlops_assets.foundation.audit import PROMOTED_TO_PRODUCTION, ROLLED_BACK, a
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import AccessDeniedError, InputError, NotReadyError, PermanentError
-from mlops_assets.foundation.profiles import Permission
+from mlops_assets.foundation.policies import Permission
 from mlops_assets.foundation.tables import ModelVersionRecord
 from mlops_assets.registry.catalogue import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, ModelCatalogue
 from mlops_assets.registry.mlflow_store import SEMVER_TAG, STAGE_TAG

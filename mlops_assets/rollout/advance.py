@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from mlops_assets.experiments.odds import odds_in_words
-from mlops_assets.foundation.profiles import RolloutPolicy, ShadowGate, StageName
+from mlops_assets.foundation.policies import RolloutPolicy, ShadowGate, StageName
 from mlops_assets.rollout.calendar import closed
 from mlops_assets.rollout.state import Rate, RolloutState
 

@@ -12,7 +12,7 @@ from mlops_assets.foundation.clock import Clock, SystemClock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.messages import Message, Way
-from mlops_assets.foundation.profiles import STAGE_SHARES
+from mlops_assets.foundation.policies import STAGE_SHARES
 from mlops_assets.foundation.tables import AuditEvent
 from mlops_assets.rollout.ledger import SERVICE
 from mlops_assets.rollout.state import Step

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import get_args
 from zoneinfo import ZoneInfo
 
-from mlops_assets.foundation.profiles import DeploymentCalendar, Weekday
+from mlops_assets.foundation.policies import DeploymentCalendar, Weekday
 
 
 def closed(calendar: DeploymentCalendar, now: datetime) -> str | None:

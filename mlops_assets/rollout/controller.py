@@ -18,7 +18,8 @@ from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.errors import InputError, MlopsError, PermanentError
 from mlops_assets.foundation.messages import message_ways
-from mlops_assets.foundation.profiles import Permission, RolloutPolicy, StageName, load_profile
+from mlops_assets.foundation.policies import Permission, RolloutPolicy, StageName
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.governance.evidence import spec_of

@@ -14,7 +14,7 @@ from mlops_assets.experiments.batches import Batches, by_traffic_share
 from mlops_assets.experiments.sequential import Evidence
 from mlops_assets.experiments.srm import Assigned, check_split
 from mlops_assets.experiments.units import Unit
-from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
+from mlops_assets.foundation.policies import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
 from mlops_assets.rollout.advance import Criterion, StageFindings
 from mlops_assets.rollout.harm import Harm, evidence_from
 from mlops_assets.rollout.limits import (

@@ -20,7 +20,7 @@ from mlops_assets.experiments.assignment import CONTROL, TREATMENT, chances
 from mlops_assets.experiments.units import Unit
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.policies import RolloutPolicy
 from mlops_assets.foundation.tables import PredictionRecord, RolloutWatch
 from mlops_assets.rollout.advance import guard_decision
 from mlops_assets.rollout.harm import Harm

@@ -8,7 +8,7 @@ from typing import Any
 from mlops_assets.experiments.batches import Batches, by_traffic_share
 from mlops_assets.experiments.sequential import Evidence, Limit, log_sum
 from mlops_assets.experiments.units import Unit
-from mlops_assets.foundation.profiles import RolloutPolicy, StageName
+from mlops_assets.foundation.policies import RolloutPolicy, StageName
 from mlops_assets.rollout.limits import NAMES, STAGE_OF, Name, harm_test, in_words, limit_of, metric_of, names_of
 from mlops_assets.rollout.state import Rate
 

@@ -13,7 +13,7 @@ from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.partitions import permanent_failures
-from mlops_assets.foundation.profiles import StageName
+from mlops_assets.foundation.policies import StageName
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.registry.assets import model_registry
 from mlops_assets.rollout.assets import STAGE_KEYS

@@ -19,7 +19,7 @@ from mlops_assets.foundation.audit import append_event
 from mlops_assets.foundation.database import lock_name, read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, TransientError
 from mlops_assets.foundation.files import canonical_json
-from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.policies import RolloutPolicy
 from mlops_assets.foundation.tables import AuditEvent, ExperimentRecord, RolloutEffect, RolloutEvent
 from mlops_assets.registry.catalogue import CANDIDATE
 from mlops_assets.rollout.state import Kind, RolloutState, Step, fold

@@ -18,7 +18,7 @@ from typing import Literal
 
 from mlops_assets.experiments.metrics import SLOWER, WORSE, Pair, excess
 from mlops_assets.experiments.sequential import Evidence, Limit
-from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
+from mlops_assets.foundation.policies import STAGE_SHARES, RolloutPolicy, StageLimits, StageName
 from mlops_assets.rollout.state import Rate, RolloutState
 
 Name = Literal["errors", "latency", "accuracy", "floor", "slower", "worse"]

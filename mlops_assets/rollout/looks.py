@@ -16,7 +16,7 @@ from mlops_assets.experiments.units import Look, read_looks, take_look
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
-from mlops_assets.foundation.profiles import RolloutPolicy, StageName
+from mlops_assets.foundation.policies import RolloutPolicy, StageName
 from mlops_assets.foundation.tables import ExperimentLook, PredictionRecord, ShadowPredictionRecord
 from mlops_assets.rollout.evidence import RolloutEvidence
 from mlops_assets.rollout.limits import pair_of, slow_thresholds

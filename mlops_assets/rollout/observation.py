@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.errors import NotReadyError, TransientError
-from mlops_assets.foundation.profiles import RolloutPolicy
+from mlops_assets.foundation.policies import RolloutPolicy
 from mlops_assets.governance.approval_state import ApprovalRefusedError
 from mlops_assets.governance.approvals import Approvals
 from mlops_assets.registry.model_registry import ModelRegistry

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError
-from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy
+from mlops_assets.foundation.policies import STAGE_SHARES, RolloutPolicy
 from mlops_assets.governance.approvals import Approvals
 from mlops_assets.governance.evidence import spec_of
 from mlops_assets.registry.model_registry import ModelRegistry

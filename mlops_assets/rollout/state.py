@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
 from mlops_assets.foundation.errors import InputError
-from mlops_assets.foundation.profiles import STAGE_SHARES, StageName
+from mlops_assets.foundation.policies import STAGE_SHARES, StageName
 
 Status = Literal["running", "paused", "promoting", "completed", "rolled_back", "aborted", "superseded"]
 Kind = Literal[

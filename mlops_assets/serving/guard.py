@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_assets.foundation.clock import SystemClock
-from mlops_assets.foundation.profiles import ServingPolicy
+from mlops_assets.foundation.policies import ServingPolicy
 from mlops_assets.serving.problems import problem_response
 from mlops_assets.serving.tokens import ApiToken
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mlops_assets.features.store import FeatureStoreAdapter
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
-from mlops_assets.foundation.profiles import ServingPolicy
+from mlops_assets.foundation.policies import ServingPolicy
 from mlops_assets.serving.breaker import CircuitBreaker
 from mlops_assets.serving.decide import Features
 

@@ -19,7 +19,8 @@ from mlops_assets.features.store import open_feature_store
 from mlops_assets.foundation.agents import AGENTS, agent_spec
 from mlops_assets.foundation.clock import Clock, ShiftedClock, SystemClock, deployment_clock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, upgrade
-from mlops_assets.foundation.profiles import ServingPolicy, load_profile
+from mlops_assets.foundation.policies import ServingPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import FeatureViewRecord, PredictionRecord
 from mlops_assets.registry.catalogue import CHAMPION

@@ -29,7 +29,7 @@ from mlops_assets.foundation.agents import AgentSpec, agent_spec
 from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, StorageError, TransientError
-from mlops_assets.foundation.profiles import ServingPolicy
+from mlops_assets.foundation.policies import ServingPolicy
 from mlops_assets.foundation.tables import PredictionRecord
 from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.models import ServedModels

@@ -10,7 +10,8 @@ import pyarrow as pa
 from mlops_assets.experiences.environment import DecisionEnvironment, ExperienceBatch
 from mlops_assets.experiences.schema import REQUIREMENT_TEXTS, experience_schema, label_schema
 from mlops_assets.foundation.agents import AgentSpec, ContextField
-from mlops_assets.foundation.profiles import DataPolicy, load_profile
+from mlops_assets.foundation.policies import DataPolicy
+from mlops_assets.foundation.profiles import load_profile
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -19,7 +19,8 @@ from mlops_assets.experiments.experiments import Treatment, change_experiment, c
 from mlops_assets.experiments.frequentist import required_sample_size
 from mlops_assets.experiments.report import report_experiment, summary
 from mlops_assets.experiments.units import Look, Unit
-from mlops_assets.foundation.profiles import MetricLimit, load_profile
+from mlops_assets.foundation.policies import MetricLimit
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets_tests.experiences.served import SERVED_AT, prediction_row, write
 from mlops_assets_tests.experiments.served_users import NAME, SALT, SPEC, serve
 

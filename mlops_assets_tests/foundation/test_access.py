@@ -6,7 +6,7 @@ import pytest
 
 from mlops_assets.foundation.access import AccessControl, access_control
 from mlops_assets.foundation.errors import AccessDeniedError, InputError, SettingsError
-from mlops_assets.foundation.profiles import Permission
+from mlops_assets.foundation.policies import Permission
 from mlops_assets.foundation.settings import Settings
 
 TABLE = """

@@ -44,7 +44,7 @@ def _version(semver: str, run_id: str) -> ModelVersionRecord:
 
 
 def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
-    """A column added to tables.py without a migration works on a fresh test database and fails on every real one."""
+    """A column added to a table without a migration works on a fresh test database and fails on every real one."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 

@@ -8,7 +8,8 @@ import pytest
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.errors import InputError, TransientError
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, permanent_failures
-from mlops_assets.foundation.profiles import PolicyProfile, RetryPolicySettings, load_profile, profile_names
+from mlops_assets.foundation.policies import RetryPolicySettings
+from mlops_assets.foundation.profiles import PolicyProfile, load_profile, profile_names
 from mlops_assets.foundation.trigger import TriggerReason
 from mlops_assets.retraining.jobs import lifecycle_jobs
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Engine
 
-from mlops_assets.foundation.profiles import RolloutPolicy, load_profile
+from mlops_assets.foundation.policies import RolloutPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.registry.catalogue import CANDIDATE, CHAMPION
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets.rollout.controller import Rollouts, open_rollouts

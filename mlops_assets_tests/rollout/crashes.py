@@ -19,7 +19,8 @@ import mlflow.tracking.client
 from mlops_assets.foundation.clock import Clock, ShiftedClock
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import MlopsError
-from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy, load_profile
+from mlops_assets.foundation.policies import DeploymentCalendar, RolloutPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from mlops_assets.foundation.profiles import StageName
+from mlops_assets.foundation.policies import StageName
 from mlops_assets.rollout.ledger import NewStep, append
 from mlops_assets.rollout.state import Kind, RolloutState, after
 from mlops_assets_tests.rollout.rollouts import BEGIN, POLICY

@@ -12,7 +12,8 @@ from pathlib import Path
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import TransientError
-from mlops_assets.foundation.profiles import RolloutPolicy, load_profile
+from mlops_assets.foundation.policies import RolloutPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.governance.approvals import open_approvals
 from mlops_assets.registry.model_registry import ModelRegistry

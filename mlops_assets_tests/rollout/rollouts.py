@@ -4,7 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mlops_assets.foundation.profiles import STAGE_SHARES, RolloutPolicy, StageName, load_profile
+from mlops_assets.foundation.policies import STAGE_SHARES, RolloutPolicy, StageName
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.rollout.state import RolloutState
 
 # A Monday.

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops_assets.foundation.profiles import DeploymentCalendar
+from mlops_assets.foundation.policies import DeploymentCalendar
 from mlops_assets.rollout.calendar import closed
 
 NIGHT = DeploymentCalendar(timezone="Europe/Berlin", hours=(4, 6), blocked_days=("friday",))

@@ -9,7 +9,7 @@ import pytest
 from mlops_assets.experiments.metrics import excess
 from mlops_assets.experiments.sequential import Batch, Evidence, Limit, Outcomes
 from mlops_assets.experiments.units import Unit
-from mlops_assets.foundation.profiles import STAGE_SHARES, StageName
+from mlops_assets.foundation.policies import STAGE_SHARES, StageName
 from mlops_assets.rollout.advance import needed
 from mlops_assets.rollout.evidence import Moments, RolloutEvidence
 from mlops_assets.rollout.harm import Harm

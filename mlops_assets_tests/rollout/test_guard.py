@@ -25,7 +25,7 @@ from mlops_assets.foundation.database import (
     transaction,
     upgrade,
 )
-from mlops_assets.foundation.profiles import StageName
+from mlops_assets.foundation.policies import StageName
 from mlops_assets.foundation.tables import PredictionRecord, RolloutWatch
 from mlops_assets.rollout.advance import needed
 from mlops_assets.rollout.guard import RolloutGuard, watched_harm

@@ -17,7 +17,7 @@ from mlops_assets.experiments.experiments import (
 )
 from mlops_assets.foundation.database import create_operational_engine
 from mlops_assets.foundation.errors import NotReadyError
-from mlops_assets.foundation.profiles import StageName
+from mlops_assets.foundation.policies import StageName
 from mlops_assets.rollout.ledger import splits, steps
 from mlops_assets.rollout.state import Kind
 from mlops_assets_tests.foundation.processes import run_together

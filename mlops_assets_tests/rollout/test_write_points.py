@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.engine.default import DefaultDialect
 
 from mlops_assets.foundation.errors import TransientError
-from mlops_assets.foundation.profiles import STAGE_SHARES
+from mlops_assets.foundation.policies import STAGE_SHARES
 from mlops_assets.rollout.state import STAGES
 from mlops_assets_tests.rollout.conftest import MODEL, Tower
 from mlops_assets_tests.rollout.scenes import unique

@@ -30,7 +30,8 @@ from mlops_assets.foundation.audit import verify_chain
 from mlops_assets.foundation.clock import FixedClock, SystemClock
 from mlops_assets.foundation.database import create_operational_engine, read_transaction, transaction
 from mlops_assets.foundation.messages import Message
-from mlops_assets.foundation.profiles import DeploymentCalendar, RolloutPolicy, load_profile
+from mlops_assets.foundation.policies import DeploymentCalendar, RolloutPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import load_settings
 from mlops_assets.foundation.tables import AuditEvent, Lease
 from mlops_assets.governance.approvals import Approvals, open_approvals

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlops_assets.foundation.profiles import ServingPolicy, load_profile
+from mlops_assets.foundation.policies import ServingPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.serving.guard import Guard, TokenBuckets
 from mlops_assets.serving.problems import PROBLEM_MEDIA_TYPE
 from mlops_assets.serving.tokens import ApiToken, token_hash

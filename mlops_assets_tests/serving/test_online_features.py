@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mlops_assets.features.vector import column_name
 from mlops_assets.foundation.agents import AGENTS, AgentSpec
-from mlops_assets.foundation.profiles import ServingPolicy, load_profile
+from mlops_assets.foundation.policies import ServingPolicy
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.serving.online_features import OnlineFeatures
 from mlops_assets_tests.programs import wait_for
 from mlops_assets_tests.serving.live import run_async
