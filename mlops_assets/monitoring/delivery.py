@@ -6,8 +6,11 @@ with the same id.
 """
 
 import logging
+import os
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,9 +24,10 @@ from mlops_assets.foundation.errors import StorageError
 from mlops_assets.foundation.leases import HeldLease, LeaseHeldError, LeaseLostError, lease
 from mlops_assets.foundation.policies import ChannelName
 from mlops_assets.foundation.posting import NotTakenError
+from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.tables import AlertChannelRecord, AlertDelivery
 from mlops_assets.monitoring.alerts import escalate
-from mlops_assets.monitoring.channels import Send
+from mlops_assets.monitoring.channels import Send, alert_channels, alert_routing
 from mlops_assets.monitoring.findings import Routing
 from mlops_assets.monitoring.notices import NoticeKind
 from mlops_assets.monitoring.wording import NoticeMessage, headline
@@ -99,8 +103,9 @@ class Dispatcher:
         limits = self._routing.policy.delivery
         escalate(self._engine, self._routing, self._clock.now())
         done: list[Sent] = []
+        failed: list[Exception] = []
         turns = [
-            threading.Thread(target=self._turn, args=(name, done), name=f"alerts {name}", daemon=True)
+            threading.Thread(target=self._turn, args=(name, done, failed), name=f"alerts {name}", daemon=True)
             for name in self._due_channels()
         ]
         for turn in turns:
@@ -110,6 +115,9 @@ class Dispatcher:
             turn.join(max(0.0, until - time.monotonic()))
             if turn.is_alive():
                 _log.error("%s is not done, and goes on", turn.name)
+        if failed:
+            # Nothing is lost by it: what is not marked as taken is sent by the next tick.
+            raise failed[0]
         return list(done)
 
     def _due_channels(self) -> list[ChannelName]:
@@ -120,7 +128,7 @@ class Dispatcher:
             due = set(session.scalars(query.distinct()))
         return [name for name in self._channels if name in due]
 
-    def _turn(self, name: ChannelName, done: list[Sent]) -> None:
+    def _turn(self, name: ChannelName, done: list[Sent], failed: list[Exception]) -> None:
         try:
             # A lease is a matter of the machine's time, whatever time the lifecycle is in.
             with lease(self._engine, f"alerts:{name}", self._holder, _LEASE_SECONDS, SystemClock()) as held:
@@ -130,9 +138,8 @@ class Dispatcher:
         except (LeaseHeldError, LeaseLostError) as error:
             # Each notice is marked once it is taken: they go on where this one stopped.
             _log.info("delivered by somebody else: %s", error)
-        except Exception:
-            # A thread has no caller. Nothing is lost by it: what is not marked is sent by the next tick.
-            _log.exception("the turn of %s ended early", name)
+        except Exception as error:  # noqa: BLE001 - a thread has no caller: `tick` raises it
+            failed.append(error)
 
     def _rests(self, name: ChannelName) -> bool:
         with read_transaction(self._engine) as session:
@@ -165,20 +172,22 @@ class Dispatcher:
         message, attempts = begun
         sent = Sent(name, row.alert_id, row.number, message.kind, headline(message), attempts)
         held.ensure_held()
+        problem = self._send(name, message)
+        if problem is None:
+            self._mark(lambda session: self._taken(session, name, row))
+            return sent, False
+        self._mark(lambda session: self._failed(session, name, row, attempts, problem))
+        return replace(sent, problem=str(problem)), not problem.refused
+
+    def _send(self, name: ChannelName, message: NoticeMessage) -> NotTakenError | None:
         try:
             self._channels[name](message)
         except NotTakenError as error:
-            away = not error.refused
-            self._mark(lambda session: self._failed(session, name, row, attempts, error))
-            return replace(sent, problem=str(error)), away
-        except Exception as error:
-            # Of this message, as far as anybody knows: others may pass.
-            _log.exception("notice %s of alert %s cannot be sent on %s", row.number, row.alert_id, name)
-            refused = NotTakenError(f"unexpected {type(error).__name__}, see the log", refused=True)
-            self._mark(lambda session: self._failed(session, name, row, attempts, refused))
-            return replace(sent, problem=str(refused)), False
-        self._mark(lambda session: self._taken(session, name, row))
-        return sent, False
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is on record, and keeps no other alert back
+            _log.error("%s cannot send notice %s of alert %s", name, message.number, message.alert, exc_info=True)
+            return NotTakenError(f"unexpected {type(error).__name__}, see the log", refused=True)
+        return None
 
     def _begin(self, row: _Row) -> tuple[NoticeMessage, int] | None:
         with transaction(self._engine) as session:
@@ -235,6 +244,8 @@ class Dispatcher:
         now = self._clock.now()
         rows = _undelivered(self._engine, name)
         ends = {row.alert_id: row for row in rows if row.kind == "recovered" and row.due_at <= now}
+        if not ends:
+            return
         with transaction(self._engine) as session:
             told = select(AlertDelivery.alert_id).where(
                 AlertDelivery.channel == name,
@@ -247,6 +258,17 @@ class Dispatcher:
                 if end is not None and row.id != end.id:
                     record = session.get_one(AlertDelivery, row.id)
                     record.delivered_at, record.problem = now, f"folded into notice {end.number}"
+
+
+def open_dispatcher(settings: Settings, engine: Engine, clock: Clock) -> Dispatcher:
+    """Return the dispatcher of a deployment, under a name that no other has: two that run at once never share a lease.
+
+    Raises:
+        SettingsError: a way is set to something else than its address.
+    """
+    routing = alert_routing(settings)
+    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    return Dispatcher(engine, routing, alert_channels(settings, routing.policy), clock, holder)
 
 
 def _undelivered(engine: Engine, name: str) -> list[_Row]:
