@@ -7,7 +7,7 @@ from dataclasses import replace
 from mlops_assets.foundation.access import access_control
 from mlops_assets.foundation.errors import InputError, SettingsError
 from mlops_assets.foundation.messages import checked_mail_url, checked_webhook, post_to_slack, send_mail
-from mlops_assets.foundation.policies import AlertingPolicy, ChannelName
+from mlops_assets.foundation.policies import AlertingPolicy, ChannelName, Role
 from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.monitoring.findings import Routing
@@ -76,7 +76,10 @@ def alert_channels(settings: Settings, policy: AlertingPolicy) -> dict[ChannelNa
     if settings.slack_alerts_webhook is not None:
         webhook = settings.slack_alerts_webhook.get_secret_value()
         channels["slack_alerts"] = _slack(webhook, "MLOPS_SLACK_ALERTS_WEBHOOK", seconds)
-    recipients = {escalated: _recipients(settings, policy, escalated=escalated) for escalated in (False, True)}
+    people = access_control(settings).people
+    recipients = {
+        escalated: _recipients(settings, people, policy.roles_told(escalated=escalated)) for escalated in (False, True)
+    }
     if settings.smtp_url is not None and any(recipients.values()):
         channels["email"] = _mail(checked_mail_url(settings.smtp_url.get_secret_value()), recipients, seconds)
     if settings.pagerduty_routing_key is not None:
@@ -117,10 +120,7 @@ def _pagerduty(url: str, routing_key: str, seconds: float) -> Send:
     return lambda message: send_to_pagerduty(url, routing_key, message, seconds=seconds)
 
 
-def _recipients(settings: Settings, policy: AlertingPolicy, *, escalated: bool) -> tuple[str, ...]:
+def _recipients(settings: Settings, people: Mapping[str, Sequence[Role]], wanted: Sequence[Role]) -> tuple[str, ...]:
     named = settings.alert_recipients.split(", ") if settings.alert_recipients else []
-    wanted = set(policy.roles_told(escalated=escalated))
-    people = [
-        person for person, roles in access_control(settings).people.items() if "@" in person and wanted & set(roles)
-    ]
-    return tuple(dict.fromkeys((*named, *people)))
+    holders = [person for person, roles in people.items() if "@" in person and set(wanted) & set(roles)]
+    return tuple(dict.fromkeys((*named, *holders)))

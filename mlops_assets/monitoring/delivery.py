@@ -34,6 +34,8 @@ from mlops_assets.monitoring.wording import NoticeMessage, headline
 
 # So long after a crash another process goes on; a heartbeat renews it meanwhile.
 _LEASE_SECONDS = 30.0
+# So long after a look at the lease it is ours without another look.
+_SURE_SECONDS = 1.0
 # A receiver may ask for more, and is believed up to here.
 _LONGEST_WAIT_SECONDS = 86400.0
 _GRACE_SECONDS = 5.0
@@ -148,7 +150,8 @@ class Dispatcher:
 
     def _send_due(self, name: ChannelName, held: HeldLease, done: list[Sent]) -> None:
         now, blocked = self._clock.now(), set()
-        until = time.monotonic() + self._routing.policy.delivery.tick_seconds
+        held_at = time.monotonic()
+        until = held_at + self._routing.policy.delivery.tick_seconds
         for row in _undelivered(self._engine, name):
             if row.due_at > now:
                 blocked.add(row.key)
@@ -156,7 +159,11 @@ class Dispatcher:
                 continue
             if time.monotonic() >= until:
                 return
-            sent, channel_away = self._try(name, row, held)
+            if time.monotonic() - held_at > _SURE_SECONDS:
+                # This process may have stood still, and somebody else goes on.
+                held.ensure_held()
+                held_at = time.monotonic()
+            sent, channel_away = self._try(name, row)
             if sent is not None:
                 done.append(sent)
                 if channel_away:
@@ -164,14 +171,13 @@ class Dispatcher:
                 if sent.problem is not None:
                     blocked.add(row.key)
 
-    def _try(self, name: ChannelName, row: _Row, held: HeldLease) -> tuple[Sent | None, bool]:
+    def _try(self, name: ChannelName, row: _Row) -> tuple[Sent | None, bool]:
         """Send one notice; say also whether the channel takes no other either."""
         begun = self._begin(row)
         if begun is None:
             return None, False
         message, attempts = begun
         sent = Sent(name, row.alert_id, row.number, message.kind, headline(message), attempts)
-        held.ensure_held()
         problem = self._send(name, message)
         if problem is None:
             self._mark(lambda session: self._taken(session, name, row))
