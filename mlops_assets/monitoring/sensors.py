@@ -48,7 +48,7 @@ def run_failure_alerts(context: dg.SensorEvaluationContext, platform: Platform) 
             words += _tell(context, platform, name, run, record)
         cursor[name] = record.storage_id
     context.update_cursor(json.dumps(cursor))
-    return dg.SkipReason(" | ".join(words) or "no run has ended since")
+    return dg.SkipReason(" | ".join(words) or "no alert of a run begins or ends")
 
 
 @dg.sensor(
