@@ -1,5 +1,6 @@
 """One post in bounded time, against real servers: what is taken, refused, or late."""
 
+import math
 import socketserver
 import time
 from datetime import UTC, datetime, timedelta
@@ -72,27 +73,26 @@ def test_refused_or_away(status: int, refused: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "server",
-    [Raw(), Raw(b"what is this\r\n"), Raw(b"HTTP/1.1 200"), Raw(*[b"H"] * 100, pause_seconds=0.1)],
-    ids=["silent", "no HTTP", "half a line", "a byte now and then"],
+    ("pieces", "pause_seconds"),
+    [((), 0.0), ((b"",), 10.0), ((b"what is this\r\n",), 0.0), ((b"HTTP/1.1 2",), 0.0), ((b"H",) * 100, 0.1)],
+    ids=["closed", "silent", "no HTTP", "half a status", "a byte now and then"],
 )
-def test_no_answer_in_time_is_none(server: Raw) -> None:
+def test_no_answer_in_time_is_none(pieces: tuple[bytes, ...], pause_seconds: float) -> None:
     """A receiver that sends a byte now and then keeps the dispatcher for as long as it likes."""
     began = time.monotonic()
     with pytest.raises(NotTakenError, match="the receiver did not take the message") as caught:
-        send(server, seconds=0.5)
+        send(Raw(*pieces, pause_seconds=pause_seconds), seconds=0.5)
     assert time.monotonic() - began < 5.0
     assert not caught.value.refused
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, None), ("", None), ("soon", None), ("-5", None), ("120", 120.0), (" 0 ", 0.0), ("9" * 400, None)],
+    [(None, None), ("", None), ("soon", None), ("-5", None), ("120", 120.0), (" 0 ", 0.0), ("9" * 400, math.inf)],
 )
 def test_retry_after(header: str | None, seconds: float | None) -> None:
     """A receiver that asks to be left alone is asked again at once, or an odd header ends the dispatcher."""
-    found = retry_after_seconds(header)
-    assert found == seconds or (found is not None and seconds is None and found > 1e100)
+    assert retry_after_seconds(header) == seconds
 
 
 def test_retry_after_a_date() -> None:

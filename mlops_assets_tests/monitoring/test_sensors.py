@@ -1,14 +1,17 @@
 """The sensors on real instances: runs that fail in them become alerts, and nothing that could not be written is gone past."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from sqlalchemy import Engine
 
+from mlops_assets.foundation.clock import ShiftedClock
 from mlops_assets.foundation.errors import StorageError, TransientError
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS
+from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.records import write_record
 from mlops_assets.foundation.resources import Platform
 from mlops_assets.monitoring import sensors
@@ -182,6 +185,23 @@ def test_more_than_fit_into_a_tick(
         "no alert of a run begins or ends",
     ]
     assert alerts(sqlite_engine) == []
+
+
+def test_the_first_tick_tells_nothing_of_last_week(
+    instance: dg.DagsterInstance, platform: Platform, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Switched on, the sensor tells of every run that ever failed; or not of the one that fails while it starts."""
+    run(instance, problem="long ago")
+    hour = timedelta(hours=platform_hours())
+    monkeypatch.setattr(sensors, "SystemClock", lambda: ShiftedClock(hour + timedelta(minutes=1)))
+    said, cursor = tick(instance, platform)
+    assert (said, alerts(sqlite_engine)) == ("no alert of a run begins or ends", [])
+    monkeypatch.setattr(sensors, "SystemClock", lambda: ShiftedClock(hour - timedelta(minutes=1)))
+    assert tick(instance, platform, cursor)[0] == "failed: retrain of execution"
+
+
+def platform_hours() -> float:
+    return load_profile("aiwebtest").alerting.look_back_hours
 
 
 def test_a_training_is_told(platform: Platform, sqlite_engine: Engine) -> None:
