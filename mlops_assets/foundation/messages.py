@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
+from html import escape
 from urllib.parse import unquote, urlsplit
 
 from mlops_assets.foundation.errors import SettingsError
@@ -98,12 +99,13 @@ def _is_of_this_message(error: Exception) -> bool:
 def post_to_slack(
     webhook: str, message: Message, *, setting: str = "MLOPS_SLACK_WEBHOOK", seconds: float = _SECONDS
 ) -> None:
-    """Post to the channel of the webhook.
+    """Post to the channel of the webhook, as it stands: nothing in it is a link or calls `<!channel>`.
 
     Raises:
         NotTakenError: it did not take the message; the URL is a secret and not named.
     """
-    body = json.dumps({"text": message.text}).encode()
+    # https://docs.slack.dev/messaging/formatting-message-text#escaping: these three, and no others.
+    body = json.dumps({"text": escape(message.text, quote=False)}).encode()
     headers = {"Content-Type": "application/json"}
     post(webhook, body, headers, to="the Slack webhook", setting=setting, seconds=seconds)
 

@@ -131,7 +131,9 @@ def completion_of(run: RunEnd, trained: Trained) -> Finding:
 def first_line(error: str) -> str:
     """Return what an error says first, without what may be a password in a URL."""
     line = next((line.strip() for line in error.splitlines() if line.strip()), "the run gave no reason")
-    return _CREDENTIALS.sub("<hidden>", line)[:_LONGEST_LINE]
+    # What a process wrote before it died may be anything, and PostgreSQL takes no NUL.
+    readable = "".join(letter if letter.isprintable() else " " for letter in line)
+    return _CREDENTIALS.sub("<hidden>", readable)[:_LONGEST_LINE]
 
 
 def _is_known(session: Session, run: RunEnd) -> bool:

@@ -12,6 +12,7 @@ from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.clock import SystemClock
 from mlops_assets.foundation.database import transaction
 from mlops_assets.foundation.resources import Platform
+from mlops_assets.foundation.trigger import RETRAINING_TAG
 from mlops_assets.monitoring.channels import alert_routing
 from mlops_assets.monitoring.completions import trained_by
 from mlops_assets.monitoring.delivery import open_dispatcher
@@ -100,7 +101,7 @@ def _run_end(context: dg.SensorEvaluationContext, platform: Platform, record: dg
         run_id=run.run_id,
         job=run.job_name,
         partition=partition,
-        agent=partition if partition in AGENTS else "",
+        agent=partition if partition in AGENTS else run.tags.get(RETRAINING_TAG, ""),
         ended_at=datetime.fromtimestamp(record.timestamp, UTC),
         url=f"{platform.settings.dagster_url.rstrip('/')}/runs/{run.run_id}",
         tags={name: value for name, value in run.tags.items() if name.startswith(_OWN_TAGS)},

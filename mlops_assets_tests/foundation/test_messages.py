@@ -44,6 +44,15 @@ def test_slack_gets_the_text() -> None:
     assert [json.loads(body) for body in channel.posted] == [{"text": MESSAGE.text}]
 
 
+def test_what_is_said_calls_nobody_in_slack() -> None:
+    """An error message of a stranger's test calls the whole channel, or what stands in angle brackets is not read."""
+    channel = Channel()
+    with running(channel):
+        text = '<!channel> "a" & b < c'
+        message_ways(load_settings({"MLOPS_SLACK_WEBHOOK": channel.url}))["Slack"](Message("subject", text))
+    assert [json.loads(body) for body in channel.posted] == [{"text": '&lt;!channel&gt; "a" &amp; b &lt; c'}]
+
+
 def test_failures_are_transient_and_show_no_secret() -> None:
     """The password of the mail server or the webhook's URL ends in the daemon's log."""
     mailbox, channel = Mailbox(), Channel()

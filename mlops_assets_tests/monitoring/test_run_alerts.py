@@ -96,7 +96,12 @@ def test_what_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [("", "the run gave no reason"), (" \n\n  Boom: x\nmore", "Boom: x"), ("x" * 999, "x" * 300)],
+    [
+        ("", "the run gave no reason"),
+        (" \n\n  Boom: x\nmore", "Boom: x"),
+        ("x" * 999, "x" * 300),
+        ("a\0b\ud800c", "a b c"),
+    ],
 )
 def test_first_lines(error: str, line: str) -> None:
     """A traceback of a hundred lines on a pager."""

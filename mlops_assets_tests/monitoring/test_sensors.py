@@ -139,10 +139,12 @@ def test_the_reason_is_the_cause(platform: Platform, sqlite_engine: Engine, kind
 def test_a_run_whose_process_died(platform: Platform, sqlite_engine: Engine) -> None:
     """A run without a failed step has no reason, and the tick fails on it for ever."""
     with dg.DagsterInstance.ephemeral() as instance:
-        died = instance.create_run_for_job(retrain, tags={"dagster/partition": "execution"})
+        died = instance.create_run_for_job(rollback_model, tags={"mlops/retraining": "execution"})
         instance.report_run_failed(died, message="The run's process died: its heartbeat stopped.")
-        assert tick(instance, platform)[0] == "failed: retrain of execution"
-    assert alerts(sqlite_engine)[0].finding.body.startswith("The run's process died: its heartbeat stopped.\n")
+        assert tick(instance, platform)[0] == "failed: rollback_model"
+    (alert,) = alerts(sqlite_engine)
+    assert alert.finding.agent == "execution"
+    assert alert.finding.body.startswith("The run's process died: its heartbeat stopped.\n")
 
 
 def test_what_could_not_be_written_is_seen_again(
