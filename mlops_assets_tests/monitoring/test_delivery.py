@@ -8,15 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from mlops_assets.foundation.clock import FixedClock, SystemClock
-from mlops_assets.foundation.database import read_transaction
+from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import StorageError
 from mlops_assets.foundation.leases import lease
 from mlops_assets.foundation.policies import AlertingPolicy
 from mlops_assets.foundation.settings import load_settings
-from mlops_assets.foundation.tables import AlertChannelRecord
+from mlops_assets.foundation.tables import AlertChannelRecord, AlertDelivery
 from mlops_assets.monitoring import delivery
 from mlops_assets.monitoring.alerts import acknowledge
 from mlops_assets.monitoring.channels import Send, alert_channels
@@ -198,13 +198,13 @@ def test_a_message_that_is_refused_holds_back_its_own_key_only(town: Town) -> No
     """One message that a receiver does not take stops every alert of the channel, or is given up."""
     town.slack.answers.append(Answer(400))
     town.see("WARNING", "bad")
+    town.see("CRITICAL", "bad")
     town.see("WARNING", "good")
     tried = [one.problem for one in town.tick() if one.channel == "slack_alerts"]
     assert len(town.slack.taken) == 1
     assert tried == ["the Slack webhook did not take the message: it answered 400; see MLOPS_SLACK_WEBHOOK", None]
     assert town.resting() == {}
-    # What is told of the same key waits behind it.
-    town.see("CRITICAL", "bad")
+    # What is told of the same key waits behind it, in this tick and in the next ones.
     town.tick()
     assert len(town.slack.taken) == 1
     town.clock.instant += timedelta(seconds=15)
@@ -267,6 +267,22 @@ def test_two_dispatchers_at_once(town: Town) -> None:
     town.tick()
     assert sorted(town.arrived()["slack_alerts"]) == sorted(town.expected()["slack_alerts"])
     assert {row.attempts for row in outbox(town.engine)} == {1}
+
+
+def test_who_stood_still_sends_nothing_again(engine: Engine) -> None:
+    """A process that was stopped for a minute goes on with its list, all of which another one has sent."""
+    sent: list[int] = []
+    to = routing("log")
+    for number in range(3):
+        see(engine, finding("INFO", f"{number}"), to, NOW)
+
+    def stands_still(message: NoticeMessage) -> None:
+        sent.append(message.alert)
+        with transaction(engine) as session:
+            session.execute(update(AlertDelivery).where(AlertDelivery.alert_id == 2).values(delivered_at=NOW))
+
+    Dispatcher(engine, to, {"log": stands_still}, FixedClock(NOW), "tests").tick()
+    assert sent == [1, 3]
 
 
 @pytest.mark.parametrize("fold", [False, True])
