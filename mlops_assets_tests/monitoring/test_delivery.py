@@ -137,6 +137,7 @@ def happens(town: Town, minute: float) -> None:
         gone(town.engine, "a", town.routing, town.clock.now(), for_good=True)
 
 
+@pytest.mark.slow
 def test_an_hour_away_slow_500_and_429(town: Town) -> None:
     """Show 7: an alert is lost, comes twice, or overtakes another of its key; or one bad receiver holds back the others."""
     lags: dict[str, list[float]] = {"sentry": [], "email": []}
