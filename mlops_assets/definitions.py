@@ -16,6 +16,7 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.assets import GOVERNANCE_ASSETS
 from mlops_assets.governance.jobs import GOVERNANCE_JOBS
 from mlops_assets.governance.sensors import GOVERNANCE_SENSORS
+from mlops_assets.monitoring.sensors import MONITORING_SENSORS
 from mlops_assets.registry.assets import REGISTRY_ASSETS
 from mlops_assets.retraining.jobs import lifecycle_jobs
 from mlops_assets.retraining.schedules import weekly_retraining
@@ -46,7 +47,7 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
         jobs=[*lifecycle_jobs(policies), *GOVERNANCE_JOBS, *ROLLOUT_JOBS, *serving_jobs(policies)],
         schedules=[weekly_retraining],
-        sensors=[*GOVERNANCE_SENSORS, *ROLLOUT_SENSORS],
+        sensors=[*GOVERNANCE_SENSORS, *ROLLOUT_SENSORS, *MONITORING_SENSORS],
         # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
         # since it finds and fails the killed run that holds the slot.
         executor=dg.in_process_executor,

@@ -45,7 +45,7 @@ JOBS = {
     "retrain",
     "rollback_model",
 }
-SENSORS = {"approval_sensor": 60, "rollout_sensor": 300}
+SENSORS = {"alert_delivery": 30, "approval_sensor": 60, "rollout_sensor": 300, "run_failure_alerts": 30}
 SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
 
 

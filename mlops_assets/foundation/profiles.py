@@ -13,6 +13,8 @@ from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.policies import (
     AbTestDesign,
     AccessPolicy,
+    AlertingPolicy,
+    AlertThresholds,
     DataPolicies,
     EvaluationPolicy,
     GovernancePolicy,
@@ -37,6 +39,8 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    alerting: AlertingPolicy
+    alert_thresholds: AlertThresholds
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

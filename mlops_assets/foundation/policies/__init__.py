@@ -1,5 +1,14 @@
 """Every threshold of the project as a typed section, by room. Nothing has a default: a profile spells every number."""
 
+from mlops_assets.foundation.policies.alerting import (
+    AlertingPolicy,
+    AlertThresholds,
+    ChannelName,
+    DeliveryLimits,
+    Levels,
+    QuietHours,
+    SeverityName,
+)
 from mlops_assets.foundation.policies.base import (
     Count,
     EmailAddress,
@@ -28,8 +37,10 @@ from mlops_assets.foundation.policies.rollout import (
 from mlops_assets.foundation.policies.serving import ServingPolicy
 
 __all__ = [
-    "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "Count", "DataPolicies", "DataPolicy", "DeploymentCalendar",
-    "EmailAddress", "EvaluationPolicy", "Finite", "GovernancePolicy", "MetricLimit", "MetricName", "NotNegative",
-    "OpenShare", "Permission", "Positive", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section",
-    "ServingPolicy", "ShadowGate", "Share", "StageLimits", "StageName", "Weekday", "real_address",
+    "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "AlertThresholds", "AlertingPolicy", "ChannelName", "Count",
+    "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "EmailAddress", "EvaluationPolicy",
+    "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "NotNegative", "OpenShare",
+    "Permission", "Positive", "QuietHours", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section",
+    "ServingPolicy", "SeverityName", "ShadowGate", "Share", "StageLimits", "StageName", "Weekday",
+    "real_address",
 ]  # fmt: skip
