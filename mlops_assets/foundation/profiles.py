@@ -16,6 +16,7 @@ from mlops_assets.foundation.policies import (
     DataPolicies,
     EvaluationPolicy,
     GovernancePolicy,
+    MonitoringPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -37,6 +38,7 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    monitoring: MonitoringPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")
