@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 from numpy.typing import NDArray
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, Select, Text, and_, cast, func, select, type_coerce
 from sqlalchemy.sql import ColumnElement
@@ -176,8 +177,10 @@ def _selected(connection: Connection, name: str) -> Any:
 
 def _chunks(connection: Connection, query: Select[Any], names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
     streamed = connection.execution_options(stream_results=True).execute(query)
+    # The driver's own tuples: a Row around each takes a fifth of the time.
+    cursor: Any = streamed.cursor
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for rows in streamed.partitions(_ROWS_AT_ONCE):
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
         for column, values in zip(columns.values(), zip(*rows, strict=True), strict=True):
             column.extend(values)
         if len(columns[names[0]]) >= _CHUNK_ROWS:
@@ -185,6 +188,7 @@ def _chunks(connection: Connection, query: Select[Any], names: Sequence[str]) ->
             columns = {name: [] for name in names}
     if columns[names[0]]:
         yield columns
+    streamed.close()
 
 
 def _states(found: Sequence[bytes], width: int) -> NDArray[np.float32]:
@@ -197,15 +201,34 @@ def _states(found: Sequence[bytes], width: int) -> NDArray[np.float32]:
 
 
 def _vectors(found: Sequence[str | None], width: int) -> NDArray[np.float32]:
-    """Parse JSON lists of numbers at once; a row without one, or of another length, is NaN."""
+    """Parse JSON lists of numbers; a row without one, or of another length, is NaN."""
     vectors = np.full((len(found), width), np.nan, dtype=np.float32)
-    present = [row for row, text in enumerate(found) if text is not None]
-    lists = json.loads(f"[{','.join([found[row] or '' for row in present])}]")
-    sound = [index for index, values in enumerate(lists) if values is not None and len(values) == width]
-    if sound:
-        rows = np.array(present)[sound]
-        vectors[rows] = np.array([lists[index] for index in sound], dtype=np.float64)
+    rows = np.array([row for row, text in enumerate(found) if text is not None], dtype=np.int64)
+    texts = [text for text in found if text is not None]
+    if not texts:
+        return vectors
+    if all(text.count(",") == width - 1 for text in texts):
+        vectors[rows] = _table(texts, width)
+        return vectors
+    for row, text in zip(rows, texts, strict=True):
+        values = json.loads(text)
+        if values is not None and len(values) == width:
+            vectors[row] = values
     return vectors
+
+
+def _table(texts: Sequence[str], width: int) -> NDArray[np.float32]:
+    """Parse JSON lists of one length as the table that they are, several times as fast as a JSON parser."""
+    lines = "\n".join(texts).encode().translate(None, b"[] ")
+    names = [str(column) for column in range(width)]
+    table = csv.read_csv(
+        pa.py_buffer(lines),
+        read_options=csv.ReadOptions(column_names=names),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.float64()), null_values=["null", "NaN"], strings_can_be_null=True
+        ),
+    )
+    return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.float32)
 
 
 def _times(found: Sequence[str | int | None]) -> NDArray[np.datetime64]:

@@ -88,4 +88,6 @@ def serve(
 
 
 def _columns(record: Any) -> dict[str, Any]:
-    return {column.key: getattr(record, column.key) for column in record.__table__.columns if hasattr(record, column.key)}
+    return {
+        column.key: getattr(record, column.key) for column in record.__table__.columns if hasattr(record, column.key)
+    }
