@@ -77,7 +77,7 @@ def _alerts(session: Session, spec: AgentSpec) -> str:
         )
         .group_by(AlertRecord.severity)
     )
-    counts = {severity: count for severity, count in session.execute(query)}
+    counts = {str(severity): int(count) for severity, count in session.execute(query)}
     found = [f"{counts[severity]} {severity.lower()}" for severity in SEVERITIES if severity in counts]
     return f"open alerts: {', '.join(found) or 'none'}"
 

@@ -23,7 +23,7 @@ from mlops_assets.monitoring.window import read_window, served_versions
 PERFORMANCE, SLO = "performance_report", "slo_report"
 PLATFORM: Final = "platform"
 TREND_PICTURE, WINDOW_PICTURE = "trend by day", "within the window"
-_FIGURES_HEAD: Final = ("figure", "value", "95 % interval", "limit", "standing", "how", "from")
+_FIGURES_HEAD: Final = ("figure", "value", "interval", "limit", "standing", "how", "from")
 _MOMENT: Final = timedelta(microseconds=1)
 
 

@@ -32,9 +32,9 @@ class DecisionWindow:
     """N of one agent's `total` decisions with `start <= event_time < end`, in the order of time.
 
     `states` (N, D) and `q_values` (N, A) are NaN in rows whose logged vector has another length than the agent's now;
-    `missing` (N, D): entries for which a default stood. `degraded`: answered without online features; `fallback`: by the
-    champion in a treatment's place; `failed`: because the treatment failed on the request. `episode` and `user` are numbers of equal names, `user` -1
-    where none was given. Times are UTC, datetime64[us].
+    `missing` (N, D): entries for which a default stood. `degraded`: answered without online features. `fallback`: by the
+    champion in a treatment's place; `failed`: because the treatment failed on the request. `episode` and `user` number
+    equal names, `user` -1 where none was given. Times are UTC, datetime64[us].
 
     What came of a decision, as far as it was told by `as_of` (None: all that is told): `reward` NaN, `done` False,
     `best_action` -1, `action_values` (N, A) NaN and `received_at` NaT where nothing was.
@@ -98,7 +98,7 @@ def read_window(
 ) -> DecisionWindow:
     """Read the decisions of one agent with `start <= event_time < end`, of one version if it is given.
 
-    With more than `max_rows` of them, that many are read: of each hour-like slice of the window and each action its share,
+    With more than `max_rows` of them, that many are read: of each 24th of the window and each action its share,
     chosen by hashes of prediction ids, so that every machine reads the same.
 
     Args:

@@ -10,9 +10,22 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Boolean, Connection, Integer, Select, Text, and_, cast, func, select, type_coerce
+from pyarrow import csv
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    and_,
+    cast,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
 from sqlalchemy.sql import ColumnElement
 
 from mlops_assets.foundation.agents import AgentSpec
@@ -23,7 +36,7 @@ _FLOAT32: Final = np.dtype("<f4")
 _KEYS_A_QUERY: Final = 5_000
 # More of them alive at once reach the oldest generation of the garbage collector: half as fast.
 _ROWS_AT_ONCE: Final = 500
-_CHUNK_ROWS: Final = 50_000
+_PAGE_ROWS: Final = 50_000
 _NO_TIME: Final = np.iinfo(np.int64).min
 
 _INTEGERS: Final = ("action", "explored", "step", "done", "best_action")
@@ -34,7 +47,8 @@ _TEXTS: Final = (
 )  # fmt: skip
 _VECTORS: Final = ("q_values", "action_values")
 _TIMES: Final = ("event_time", "received_at")
-_COLUMNS: Final = ("state", *_TIMES, *_INTEGERS, *_NUMBERS, *_TEXTS, *_VECTORS)
+_COLUMNS: Final = ("prediction_id", "state", *_TIMES, *_INTEGERS, *_NUMBERS, *_TEXTS, *_VECTORS)
+_ORDER: Final = (PredictionRecord.event_time, PredictionRecord.prediction_id)
 _OF_OUTCOME: Final = frozenset({"received_at", "done", "best_action", "reward", "action_values"})
 
 
@@ -43,12 +57,14 @@ class WindowRows:
 
     def __init__(self, spec: AgentSpec) -> None:
         self._spec = spec
-        self._parts: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._parts: dict[str, list[Any]] = {name: [] for name in _COLUMNS if name != "prediction_id"}
 
     def append(self, values: dict[str, list[Any]]) -> None:
         """Take a chunk: each column's values as the driver gave them."""
         width, actions = len(self._spec.state_fields), len(self._spec.actions)
         for name, found in values.items():
+            if name == "prediction_id":
+                continue
             if name == "state":
                 made: Any = _states(found, width)
             elif name in _VECTORS:
@@ -128,16 +144,13 @@ def read_rows(
     query = select(*(_selected(connection, name) for name in _COLUMNS)).outerjoin(OutcomeRecord, and_(*told))
     rows = WindowRows(spec)
     if keys is None:
-        ordered = query.where(*where).order_by(PredictionRecord.event_time, PredictionRecord.prediction_id)
-        for chunk in _chunks(connection, ordered, _COLUMNS):
+        for chunk in _pages(connection, query.where(*where), _COLUMNS):
             rows.append(chunk)
         return rows
     for first in range(0, len(keys), _KEYS_A_QUERY):
         wanted = PredictionRecord.prediction_id.in_(keys[first : first + _KEYS_A_QUERY])
         # The ids are in the order of time, and so are the queries.
-        ordered = query.where(wanted).order_by(PredictionRecord.event_time, PredictionRecord.prediction_id)
-        for chunk in _chunks(connection, ordered, _COLUMNS):
-            rows.append(chunk)
+        rows.append(_fetched(connection, query.where(wanted).order_by(*_ORDER), _COLUMNS))
     return rows
 
 
@@ -146,11 +159,10 @@ def read_keys(
 ) -> tuple[list[str], NDArray[np.datetime64], NDArray[np.int64]]:
     """Read ids, times and actions of decisions, in the order of time."""
     names = ("prediction_id", "event_time", "action")
-    chosen = (PredictionRecord.prediction_id, _selected(connection, "event_time"), PredictionRecord.action)
-    query = select(*chosen).where(*where).order_by(PredictionRecord.event_time, PredictionRecord.prediction_id)
+    query = select(*(_selected(connection, name) for name in names)).where(*where)
     ids: list[str] = []
     times, actions = [], []
-    for chunk in _chunks(connection, query, names):
+    for chunk in _pages(connection, query, names):
         ids += chunk["prediction_id"]
         times.append(_times(chunk["event_time"]))
         actions.append(np.array(chunk["action"], dtype=np.int64))
@@ -175,20 +187,32 @@ def _selected(connection: Connection, name: str) -> Any:
     return type_coerce(column, Integer) if isinstance(column.type, Boolean) else column
 
 
-def _chunks(connection: Connection, query: Select[Any], names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    streamed = connection.execution_options(stream_results=True).execute(query)
-    # The driver's own tuples: a Row around each takes a fifth of the time.
-    cursor: Any = streamed.cursor
+def _pages(connection: Connection, query: Select[Any], names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Read in the order of time, each page from after the last row of the page before: memory follows the page."""
+    page = query.order_by(*_ORDER).limit(_PAGE_ROWS)
+    after = page
+    while True:
+        found = _fetched(connection, after, names)
+        count = len(found["event_time"])
+        if count:
+            yield found
+        if count < _PAGE_ROWS:
+            return
+        last = _times(found["event_time"][-1:]).item().replace(tzinfo=UTC)
+        time, key = PredictionRecord.event_time, PredictionRecord.prediction_id
+        after = page.where(time >= last, or_(time > last, key > found["prediction_id"][-1]))
+
+
+def _fetched(connection: Connection, query: Select[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Read a query's columns from the driver's own tuples: a Row around each takes a fifth of the time."""
     columns: dict[str, list[Any]] = {name: [] for name in names}
+    result = connection.execute(query)
+    cursor: Any = result.cursor
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
         for column, values in zip(columns.values(), zip(*rows, strict=True), strict=True):
             column.extend(values)
-        if len(columns[names[0]]) >= _CHUNK_ROWS:
-            yield columns
-            columns = {name: [] for name in names}
-    if columns[names[0]]:
-        yield columns
-    streamed.close()
+    result.close()
+    return columns
 
 
 def _states(found: Sequence[bytes], width: int) -> NDArray[np.float32]:
