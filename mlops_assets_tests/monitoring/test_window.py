@@ -193,3 +193,15 @@ def test_what_makes_no_window_is_refused(
     """A typo in the hours reads as "nothing was served"."""
     with pytest.raises(InputError, match=words):
         read_window(sqlite_engine, SPEC, START, end, max_rows=max_rows)
+
+
+def test_pages_join_without_a_gap(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row of a page, or one of the same instant, is lost or read twice."""
+    with transaction(engine) as session:
+        for number in range(23):
+            # Three decisions share each instant.
+            at = START + timedelta(microseconds=number // 3)
+            session.add(prediction_row(SPEC, f"p{number:02d}", event_time=at, latency_ms=float(number)))
+    monkeypatch.setattr("mlops_assets.monitoring.window_rows._PAGE_ROWS", 4)
+    assert read_window(engine, SPEC, START, END).latency_ms.tolist() == [float(number) for number in range(23)]
+    assert len(read_window(engine, SPEC, START, END, max_rows=9)) == 9
