@@ -12,11 +12,12 @@ from typing import Any, Final, Literal
 from sqlalchemy import Engine, func, or_, select
 from sqlalchemy.orm import Session
 
-from mlops_assets.foundation.agents import AgentSpec, agent_spec
+from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import MonitoringPolicy
 from mlops_assets.foundation.tables import AlertRecord, DriftCheckRecord
+from mlops_assets.governance.evidence import spec_of
 from mlops_assets.serving.status import monitoring_status
 
 Status = Literal["healthy", "warning", "critical", "insufficient_data"]
@@ -101,9 +102,9 @@ def create_production_monitor(engine: Engine, model_name: str, policy: Monitorin
     """Return the monitor of one registered model, by its name.
 
     Raises:
-        SettingsError: no agent has that model.
+        InputError: no agent has that model.
     """
-    return ProductionMonitor(engine, agent_spec(model_name.removesuffix("-agent-dqn")), policy)
+    return ProductionMonitor(engine, spec_of(model_name), policy)
 
 
 @dataclass(frozen=True)
