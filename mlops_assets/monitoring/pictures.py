@@ -38,10 +38,17 @@ def window_picture(window: DecisionWindow, baseline: Baseline, *, concept_window
     """Draw rolling accuracy and latency over the window as PNG; the accuracy beside the version's own baseline."""
     figure = new_figure(5.0)
     accuracy, latency = figure.subplots(2, 1, sharex=True)
-    rolling = rolling_accuracy(window, min(concept_window, max(1, int(window.labelled.sum()))))
+    # Of fewer labelled decisions than a whole window of them, one point is drawn: over all of them.
+    together = min(concept_window, max(1, int(window.labelled.sum())))
+    rolling = rolling_accuracy(window, together)
     at = window.event_time[window.labelled]
     shown = _thinned(len(at))
-    accuracy.plot(at[shown], rolling[shown], label=f"last {concept_window:,} labelled decisions")
+    accuracy.plot(
+        at[shown],
+        rolling[shown],
+        marker="." if together < concept_window else "",
+        label=f"last {together:,} labelled decisions",
+    )
     if baseline.accuracy is not None:
         accuracy.axhline(baseline.accuracy, color="black", linestyle=":", label="baseline of this version")
     accuracy.set_ylabel("accuracy")
@@ -49,6 +56,8 @@ def window_picture(window: DecisionWindow, baseline: Baseline, *, concept_window
     shown = _thinned(len(window))
     latency.plot(window.event_time[shown], window.latency_ms[shown], ".", markersize=2, color="C1", alpha=0.5)
     latency.set_yscale("log")
+    latency.yaxis.set_major_formatter("{x:g}")
+    latency.yaxis.set_minor_formatter("{x:g}")
     latency.set_ylabel("latency, ms")
     latency.tick_params(axis="x", rotation=30)
     figure.align_ylabels()

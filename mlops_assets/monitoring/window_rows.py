@@ -37,6 +37,7 @@ _KEYS_A_QUERY: Final = 5_000
 # More of them alive at once reach the oldest generation of the garbage collector: half as fast.
 _ROWS_AT_ONCE: Final = 500
 _PAGE_ROWS: Final = 50_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_TIME: Final = np.iinfo(np.int64).min
 
 _INTEGERS: Final = ("action", "explored", "step", "done", "best_action")
@@ -171,7 +172,7 @@ def read_keys(
 
 def microseconds(instant: datetime) -> int:
     """Microseconds since 1970 of an aware instant, exactly."""
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 def _selected(connection: Connection, name: str) -> Any:
@@ -198,7 +199,7 @@ def _pages(connection: Connection, query: Select[Any], names: Sequence[str]) -> 
             yield found
         if count < _PAGE_ROWS:
             return
-        last = _times(found["event_time"][-1:]).item().replace(tzinfo=UTC)
+        last = _EPOCH + timedelta(microseconds=int(_times(found["event_time"][-1:]).astype(np.int64)[0]))
         time, key = PredictionRecord.event_time, PredictionRecord.prediction_id
         after = page.where(time >= last, or_(time > last, key > found["prediction_id"][-1]))
 
