@@ -31,12 +31,12 @@ def performance_report(context: dg.AssetExecutionContext, platform: Platform) ->
     # scipy and pandas take a second to import, and the code location has to load without them.
     from mlops_assets.monitoring import reports
     from mlops_assets.monitoring.page import as_markdown, data_uri
-    from mlops_assets.rollout.looks import served_now
+    from mlops_assets.monitoring.window import newest_moment
 
     data_clock = platform.settings.data_clock
 
     def measure(spec: AgentSpec) -> Outcome:
-        newest = served_now(platform.engine, data_clock, spec.name, platform.clock)
+        newest = newest_moment(platform.engine, spec, platform.clock, data_clock=data_clock)
         done = reports.performance_report(
             platform.engine,
             spec,

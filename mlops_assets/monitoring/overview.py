@@ -17,7 +17,7 @@ from mlops_assets.foundation.settings import load_settings
 from mlops_assets.foundation.tables import AlertRecord, DriftCheckRecord
 from mlops_assets.monitoring.figures import in_words
 from mlops_assets.monitoring.summary import SEVERITIES
-from mlops_assets.rollout.looks import served_now
+from mlops_assets.monitoring.window import newest_moment
 from mlops_assets.serving.status import monitoring_status
 
 DONE, REFUSED = 0, 2
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         try:
             upgrade(engine)
             for spec in AGENTS.values():
-                end = served_now(engine, settings.data_clock, spec.name, clock) + timedelta(microseconds=1)
-                sys.stdout.write(f"{overview_line(engine, spec, hours, end)}\n")
+                newest = newest_moment(engine, spec, clock, data_clock=settings.data_clock)
+                sys.stdout.write(f"{overview_line(engine, spec, hours, newest + timedelta(microseconds=1))}\n")
         finally:
             engine.dispose()
     except MlopsError as error:

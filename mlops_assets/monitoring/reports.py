@@ -44,12 +44,21 @@ class PerformanceReport:
         return self.page.verdict
 
     def facts(self) -> dict[str, Any]:
-        """What the service levels and the overview need of it."""
-        if not self.versions:
-            return {"version": None, "verdict": self.verdict, "decisions": 0, "accuracy": None, "accuracy_drop": None}
-        main = self.versions[0]
-        values = {name: main.figure(name).value for name in ("accuracy", "accuracy_drop")}
-        return {"version": main.window.version, "verdict": self.verdict, "decisions": main.window.total, **values}
+        """What service levels, overview and model cards need of it; None is unknown.
+
+        `accuracy_rolling`: of all labelled decisions of the trend's days.
+        """
+        labelled = sum(day.labelled for day in self.trend)
+        right = sum(day.labelled * day.avg_accuracy for day in self.trend if day.avg_accuracy is not None)
+        main = self.versions[0] if self.versions else None
+        names = ("accuracy", "accuracy_drop", "latency_p95_ms", "error_rate")
+        return {
+            "version": None if main is None else main.window.version,
+            "verdict": self.verdict,
+            "decisions": 0 if main is None else main.window.total,
+            **{name: None if main is None else main.figure(name).value for name in names},
+            "accuracy_rolling": right / labelled if labelled else None,
+        }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import MonitoringPolicy
 from mlops_assets.foundation.tables import AlertRecord, DriftCheckRecord
 from mlops_assets.governance.evidence import spec_of
-from mlops_assets.serving.status import monitoring_status
+from mlops_assets.serving.status import Grouping, monitoring_status
 
 Status = Literal["healthy", "warning", "critical", "insufficient_data"]
 SEVERITIES: Final = ("CRITICAL", "WARNING", "INFO")
@@ -71,17 +71,9 @@ def monitoring_summary(
         InputError: the window ends before it starts.
         StorageError: the database does not answer.
     """
-    if not start < end:
-        raise InputError(f"the window from {start} to {end} holds no time; give an end after its start")
-    together = monitoring_status(engine, start, end, by=["agent"], agent=spec.name)
-    each = monitoring_status(engine, start, end, by=["agent", "model_version"], agent=spec.name)
-    with read_transaction(engine) as session:
-        alerts = _alerts(session, spec, start, end)
-        incidents = _incidents(session, spec, start, end)
-    groups: list[tuple[str | None, Mapping[str, Any]]] = [(None, together[0] if together else {})]
-    groups += [(str(group["model_version"]), group) for group in each]
     return [
-        _summary(spec, version, start, end, group, alerts, _of(incidents, version), policy) for version, group in groups
+        *_summaries(engine, spec, start, end, policy, by=["agent"]),
+        *_summaries(engine, spec, start, end, policy, by=["agent", "model_version"]),
     ]
 
 
@@ -95,7 +87,36 @@ def daily_trend(engine: Engine, spec: AgentSpec, end: datetime, policy: Monitori
     # An end at midnight ends the day before it.
     newest = (end - timedelta(microseconds=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     days = [newest - timedelta(days=back) for back in reversed(range(policy.trend_days))]
-    return [monitoring_summary(engine, spec, day, min(day + timedelta(days=1), end), policy)[0] for day in days]
+    return [
+        day
+        for begin in days
+        for day in _summaries(engine, spec, begin, min(begin + timedelta(days=1), end), policy, by=["agent"])
+    ]
+
+
+def _summaries(
+    engine: Engine,
+    spec: AgentSpec,
+    start: datetime,
+    end: datetime,
+    policy: MonitoringPolicy,
+    *,
+    by: Sequence[Grouping],
+) -> list[Summary]:
+    """Summarise by version, or all versions together, also where there is no decision."""
+    if not start < end:
+        raise InputError(f"the window from {start} to {end} holds no time; give an end after its start")
+    groups: Sequence[Mapping[str, Any]] = monitoring_status(engine, start, end, by=by, agent=spec.name)
+    with read_transaction(engine) as session:
+        alerts = _alerts(session, spec, start, end)
+        incidents = _incidents(session, spec, start, end)
+    if not groups and "model_version" not in by:
+        groups = [{}]
+    versions = [None if "model_version" not in by else str(group["model_version"]) for group in groups]
+    return [
+        _summary(spec, version, start, end, group, alerts, _of(incidents, version), policy)
+        for version, group in zip(versions, groups, strict=True)
+    ]
 
 
 def create_production_monitor(engine: Engine, model_name: str, policy: MonitoringPolicy) -> "ProductionMonitor":
@@ -198,10 +219,3 @@ def _incidents(session: Session, spec: AgentSpec, start: datetime, end: datetime
 
 def _of(incidents: Mapping[str, int], version: str | None) -> int:
     return sum(incidents.values()) if version is None else incidents.get(version, 0)
-
-
-def status_words(summaries: Sequence[Summary]) -> str:
-    """Say the worst status of several summaries."""
-    order: Sequence[Status] = ("critical", "warning", "insufficient_data", "healthy")
-    found = {summary.status for summary in summaries}
-    return next((status for status in order if status in found), "insufficient_data").replace("_", " ")

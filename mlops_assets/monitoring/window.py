@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.sql import ColumnElement
 
 from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.clock import Clock
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.tables import PredictionRecord
@@ -170,6 +171,19 @@ def served_versions(engine: Engine, spec: AgentSpec, start: datetime, end: datet
     )
     with read_transaction(engine) as session:
         return {version: int(count) for version, count in session.execute(query)}
+
+
+def newest_moment(engine: Engine, spec: AgentSpec, clock: Clock, *, data_clock: bool) -> datetime:
+    """Return the time on the clock of an agent's decisions, up to which reports look back.
+
+    With `data_clock` (see `Settings.data_clock`) that is the newest decision's; before the first one, the deployment's.
+    """
+    if not data_clock:
+        return clock.now()
+    with read_transaction(engine) as session:
+        query = select(func.max(PredictionRecord.event_time)).where(PredictionRecord.agent == spec.name)
+        newest: datetime | None = session.scalar(query)
+    return newest or clock.now()
 
 
 def _chosen(

@@ -68,6 +68,8 @@ def test_a_day_is_reported(engine: Engine, instance: dg.DagsterInstance, tmp_pat
     assert shown["accuracy_drop"] == pytest.approx((0.95 - shown["accuracy"]) / 0.95)
     assert str(shown["trend by day"]).startswith("![trend by day](data:image/png;base64,")
     assert str(shown["within the window"]).startswith("![within the window](data:image/png;base64,")
+    assert shown["accuracy"] < shown["accuracy_rolling"] < 0.9
+    assert (shown["error_rate"], "latency_p95_ms" in shown) == (0.0, True)
     summary = str(shown["Summary"]).splitlines()
     assert [row.split("|")[1].strip() for row in summary[2:]] == ["all", "1.0.0", "1.1.0"]
     trend = str(shown["The last 7 calendar days (UTC)"]).splitlines()

@@ -16,6 +16,7 @@ PART = Part(
     ("figure", "value", "standing"),
     [["accuracy | macro", "91.00%", "met"], ["<b>", "–", "insufficient_data"]],
     {"trend": b"\x89PNG"},
+    {"by Evidently": "drift_report.html"},
 )
 PAGE = Page("A report", "missed", "yesterday", [PART])
 
@@ -27,7 +28,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
     assert "Of &lt;all&gt; decisions." in page
     assert '<span class="missed">missed</span>' in page
     assert '<td class="insufficient_data">insufficient data</td>' in page
-    assert re.findall(r'(?:src|href)="([^"]{0,22})', page) == ["data:image/png;base64,"]
+    assert re.findall(r'(?:src|href)="([^"]{0,22})', page) == ["data:image/png;base64,", "drift_report.html"]
 
 
 def test_the_same_as_markdown_and_text() -> None:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from mlops_assets.foundation.agents import AGENTS
+from mlops_assets.foundation.clock import FixedClock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
@@ -15,6 +16,7 @@ from mlops_assets.monitoring.window import (
     EMBEDDING_DISTANCE,
     EMBEDDING_NORM,
     columns,
+    newest_moment,
     read_window,
     served_versions,
 )
@@ -205,3 +207,13 @@ def test_pages_join_without_a_gap(engine: Engine, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mlops_assets.monitoring.window_rows._PAGE_ROWS", 4)
     assert read_window(engine, SPEC, START, END).latency_ms.tolist() == [float(number) for number in range(23)]
     assert len(read_window(engine, SPEC, START, END, max_rows=9)) == 9
+
+
+def test_reports_of_a_closed_history_end_with_it(engine: Engine) -> None:
+    """The last day of simulated traffic is looked for in the machine's present, or before there is any in 1970."""
+    clock = FixedClock(END + timedelta(days=300))
+    assert newest_moment(engine, SPEC, clock, data_clock=True) == clock.instant
+    serve(engine, SPEC, 3, start=START, hours=3.0)
+    assert newest_moment(engine, SPEC, clock, data_clock=True) == START + timedelta(hours=2)
+    assert newest_moment(engine, SPEC, clock, data_clock=False) == clock.instant
+    assert newest_moment(engine, AGENTS["generation"], clock, data_clock=True) == clock.instant
