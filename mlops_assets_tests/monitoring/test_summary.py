@@ -12,7 +12,7 @@ from mlops_assets.foundation.profiles import load_profile
 from mlops_assets.foundation.tables import AlertRecord, DriftCheckRecord
 from mlops_assets.monitoring.baseline import Baseline
 from mlops_assets.monitoring.performance import measure
-from mlops_assets.monitoring.summary import daily_trend, monitoring_summary
+from mlops_assets.monitoring.summary import create_production_monitor, daily_trend, monitoring_summary
 from mlops_assets.monitoring.window import read_window
 from mlops_assets_tests.monitoring.traffic import serve
 
@@ -148,3 +148,13 @@ def test_nothing_served_is_not_healthy(sqlite_engine: Engine) -> None:
     assert monitoring_summary(sqlite_engine, SPEC, START, END, POLICY)[0].status == "critical"
     with pytest.raises(InputError, match="holds no time"):
         monitoring_summary(sqlite_engine, SPEC, END, START, POLICY)
+
+
+def test_a_monitor_is_of_a_model_that_is_there(sqlite_engine: Engine) -> None:
+    """A typo in the model's name reads as "nothing was served"."""
+    serve(sqlite_engine, SPEC, 120, start=START)
+    monitor = create_production_monitor(sqlite_engine, "execution-agent-dqn", POLICY)
+    assert monitor.get_monitoring_summary(START, END)[0].total_predictions == 120
+    assert monitor.get_performance_trend(END)[-1].total_predictions == 120
+    with pytest.raises(InputError, match="registered models: requirements-agent-dqn"):
+        create_production_monitor(sqlite_engine, "execution-agent", POLICY)
