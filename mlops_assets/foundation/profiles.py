@@ -18,6 +18,7 @@ from mlops_assets.foundation.policies import (
     DataPolicies,
     EvaluationPolicy,
     GovernancePolicy,
+    MonitoringPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -41,6 +42,7 @@ class PolicyProfile(Section):
     serving: ServingPolicy
     alerting: AlertingPolicy
     alert_thresholds: AlertThresholds
+    monitoring: MonitoringPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from mlops_assets.foundation.policies.data import DataPolicies, DataPolicy
 from mlops_assets.foundation.policies.evaluation import EvaluationPolicy
 from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLimit, MetricName
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
+from mlops_assets.foundation.policies.monitoring import MonitoringPolicy, SloTargets
 from mlops_assets.foundation.policies.platform import RetryPolicySettings
 from mlops_assets.foundation.policies.rollout import (
     STAGE_SHARES,
@@ -39,8 +40,8 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "AlertThresholds", "AlertingPolicy", "ChannelName", "Count",
     "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "EmailAddress", "EvaluationPolicy",
-    "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "NotNegative", "OpenShare",
-    "Permission", "Positive", "QuietHours", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section",
-    "ServingPolicy", "SeverityName", "ShadowGate", "Share", "StageLimits", "StageName", "Weekday",
-    "real_address",
+    "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "MonitoringPolicy", "NotNegative",
+    "OpenShare", "Permission", "Positive", "QuietHours", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy",
+    "Section", "ServingPolicy", "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName",
+    "Weekday", "real_address",
 ]  # fmt: skip

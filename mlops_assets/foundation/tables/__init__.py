@@ -36,9 +36,9 @@ from mlops_assets.foundation.tables.serving import (
 
 __all__ = [
     "ROW_ID", "AlertChannelRecord", "AlertDelivery", "AlertRecord", "ApiTokenRecord", "ApprovalRequestRecord",
-    "ApprovalVoteRecord", "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord", "DriftReferenceRecord",
-    "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit", "FeatureViewRecord",
-    "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord", "PredictionRecord",
-    "QuarantinedRow", "RolloutEffect", "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord", "SnapshotRecord",
-    "UtcDateTime", "ValidationRecord", "WaiverRecord",
+    "ApprovalVoteRecord", "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord",
+    "DriftReferenceRecord", "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit",
+    "FeatureViewRecord", "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord",
+    "PredictionRecord", "QuarantinedRow", "RolloutEffect", "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord",
+    "SnapshotRecord", "UtcDateTime", "ValidationRecord", "WaiverRecord",
 ]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Assets of this room: what people read of what was served, and of the platform itself."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mlops_assets.experiences.assets import OWNERS
+from mlops_assets.foundation.agents import AgentSpec
+from mlops_assets.foundation.partitions import AGENT_PARTITIONS, Outcome, each_agent, permanent_failures
+from mlops_assets.foundation.resources import Platform
+from mlops_assets.foundation.trigger import TRIGGER_TAG
+
+if TYPE_CHECKING:
+    from mlops_assets.monitoring.page import Published
+
+GROUP = "monitoring"
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"numpy", "html"},
+    partitions_def=AGENT_PARTITIONS,
+    description=(
+        "What each agent served in the last hours, by version: quality on labelled decisions with intervals, latency, errors, "
+        "data quality, against the version's own baseline; and the trend by day."
+    ),
+)
+def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+    """Measure and publish; a second run of a day replaces its report."""
+    # scipy and pandas take a second to import, and the code location has to load without them.
+    from mlops_assets.monitoring import reports
+    from mlops_assets.monitoring.page import as_markdown, data_uri
+    from mlops_assets.monitoring.window import newest_moment
+
+    data_clock = platform.settings.data_clock
+
+    def measure(spec: AgentSpec) -> Outcome:
+        newest = newest_moment(platform.engine, spec, platform.clock, data_clock=data_clock)
+        done = reports.performance_report(
+            platform.engine,
+            spec,
+            platform.profile,
+            platform.paths,
+            newest=newest,
+            # Decisions of a closed history lie in its past, and what came of them is told in the machine's present.
+            as_of=None if data_clock else newest,
+        )
+        facts = done.facts()
+        context.log.info(f"{spec.name}: {done.verdict}, {facts['decisions']:,} decisions")
+        known = {name: value for name, value in facts.items() if value is not None}
+        tables = {part.title: dg.MetadataValue.md(as_markdown(part)) for part in done.page.parts}
+        pictures = {
+            name: dg.MetadataValue.md(f"![{name}]({data_uri(picture)})") for name, picture in done.pictures.items()
+        }
+        return Outcome(
+            record=facts,
+            version=f"{newest.isoformat()}-{facts['decisions']}",
+            metadata={**known, **tables, **pictures, **_files(done.published)},
+        )
+
+    return each_agent(context, platform, measure)
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"sqlalchemy", "html"},
+    deps=[performance_report],
+    description="Service levels of the platform, each with formula, window, value, target and source; and its maturity level.",
+)
+def slo_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
+    """Compute and publish; what cannot be measured is said to be unknown."""
+    from mlops_assets.monitoring import reports
+    from mlops_assets.monitoring.lifecycle_facts import training_runs
+    from mlops_assets.monitoring.page import as_markdown
+
+    with permanent_failures("slo_report"):
+        now = platform.clock.now()
+        # A run of another instance, or one that was deleted, has no trigger that anybody knows.
+        runs = {run_id: context.instance.get_run_by_id(run_id) for run_id in training_runs(platform.engine)}
+        triggers = {run_id: run.tags.get(TRIGGER_TAG, "manual") for run_id, run in runs.items() if run is not None}
+        done = reports.slo_report(platform.engine, platform.profile, platform.paths, now=now, triggers=triggers)
+        values = {figure.name: figure.value for figure in done.levels.figures if figure.value is not None}
+        record = {"verdict": done.levels.verdict, "maturity": done.maturity.level, **values}
+        platform.write_record("slo_report", "", context.run.run_id, record)
+    context.log.info(f"service levels: {done.levels.verdict}; maturity level {done.maturity.level}")
+    tables = {part.title: dg.MetadataValue.md(as_markdown(part)) for part in done.page.parts}
+    return dg.MaterializeResult(
+        metadata={**record, **tables, **_files(done.published)}, data_version=dg.DataVersion(now.isoformat())
+    )
+
+
+def _files(published: "Published") -> dict[str, dg.MetadataValue]:
+    # Paths to copy: browsers refuse to follow file:// links from a page that came over http.
+    return {"report": dg.MetadataValue.path(published.html), "report_json": dg.MetadataValue.path(published.json)}
+
+
+MONITORING_ASSETS = [performance_report, slo_report]
