@@ -16,6 +16,7 @@ from mlops_assets.foundation.policies import (
     DataPolicies,
     EvaluationPolicy,
     GovernancePolicy,
+    RetrainingPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -37,6 +38,7 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    retraining: RetrainingPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")
