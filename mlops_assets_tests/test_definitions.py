@@ -42,11 +42,18 @@ JOBS = {
     "change_rollout",
     "decide_approval",
     "model_lifecycle",
+    "request_retraining",
     "retrain",
     "rollback_model",
 }
-SENSORS = {"approval_sensor": 60, "rollout_sensor": 300}
-SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
+SENSORS = {
+    "approval_sensor": 60,
+    "drift_sensor": 300,
+    "new_data_sensor": 300,
+    "rollout_sensor": 300,
+    "staleness_sensor": 3600,
+}
+SCHEDULES = {"daily_trigger_check": "0 2 * * *", "weekly_retraining": "0 2 * * 0"}
 
 
 @pytest.fixture(scope="module")
