@@ -127,7 +127,7 @@ def decide(signals: Sequence[Signal], history: History, policy: RetrainingPolicy
         words = {**locks, **{name: text for one in live for name, text in holds[one.id].items()}}
         reason = f"{_summary(live)}; held: {'; '.join(f'{name}: {text}' for name, text in words.items())}"
         return Decision("suppressed", reason, tuple(words), waiting=live, settled=settled)
-    primary = min(ready, key=lambda one: (_PRECEDENCE.index(one.kind), one.id))
+    primary = min(ready, key=lambda one: (_PRECEDENCE.index(one.kind), not one.override, one.id))
     others = len(live) - 1
     also = f"; answers {others} more: {_kinds([one for one in live if one != primary])}" if others else ""
     override = _overridden(ready, history, policy, now)

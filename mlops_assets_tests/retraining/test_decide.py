@@ -29,6 +29,9 @@ def ago(*numbers: float) -> tuple[datetime, ...]:
     return tuple(NOW - hours(number) for number in numbers)
 
 
+NOTHING = History()
+
+
 @dataclass(frozen=True)
 class Case:
     """A situation, and what has to come of it: the kind that the run is named after, or what holds all."""
@@ -36,7 +39,7 @@ class Case:
     name: str
     signals: tuple[Signal, ...]
     expected: str
-    history: History = History()
+    history: History = NOTHING
     policy: RetrainingPolicy = POLICY
     now: datetime = NOW
     settled: str = ""
@@ -156,12 +159,12 @@ def test_a_reason_says_what_when_and_until_when() -> None:
     )
 
 
-def test_the_next_of_a_day_is_said(now: datetime = NOW) -> None:
+def test_the_next_of_a_day_is_said() -> None:
     """The time that is named is one at which it is held again."""
     history = History(requested_at=ago(6.5, 12, 18, 23))
-    held = decide([signal()], history, POLICY, now)
+    held = decide([signal()], history, POLICY, NOW)
     assert "the next may begin 2026-11-25 13:00 UTC" in held.reason
-    assert decide([signal()], history, POLICY, now + hours(1)).verdict == "retrain"
+    assert decide([signal()], history, POLICY, NOW + hours(1)).verdict == "retrain"
 
 
 KINDS: tuple[TriggerType, ...] = ("schedule", "drift", "accuracy_drop", "volume", "file_arrival", "manual")
