@@ -30,6 +30,7 @@ FACTS = TrainingFacts(
     data_source="simulator",
     first_event=datetime(2026, 1, 5, tzinfo=UTC),
     last_event=datetime(2026, 2, 20, 23, tzinfo=UTC),
+    reason="drift: PSI 0.41 > 0.3 (drift_score 0.41)",
 )
 
 
