@@ -13,11 +13,13 @@ from mlops_assets.foundation.settings import Settings
 from mlops_assets.retraining import drift_signals, files
 from mlops_assets.retraining.data_signals import champion_of, error_rate, staleness, volume
 from mlops_assets.retraining.signals import NewSignal, submit
-from mlops_assets.rollout.looks import served_now
 
 
 def of_served(engine: Engine, policy: RetrainingPolicy, clock: Clock, settings: Settings) -> list[NewSignal]:
     """Collect what drift checks and errors of the champions ask for."""
+    # It brings pandas and scipy, and the code location has to load without them.
+    from mlops_assets.rollout.looks import served_now
+
     now, found = clock.now(), []
     decided = {agent: served_now(engine, settings.data_clock, agent, clock) for agent in AGENTS}
     # As far back as a trigger lives: its dedupe key makes the second look harmless, and one that was missed is found.
