@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from sqlalchemy import Engine, func, select
 
 from mlops_assets.foundation.agents import AGENTS
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRIGGERS, KILLS = 10_000, 18
 
 
+@pytest.mark.slow
 def test_a_storm_under_kills(engine: Engine, tmp_path: Path) -> None:
     """Ten thousand trainings, or none; a training that is lost with its daemon, or done twice after its restart."""
     # Two hours a second: six hours between two trainings pass while daemons die, and no trigger gets as old as a week.
