@@ -44,11 +44,20 @@ JOBS = {
     "daily_report",
     "decide_approval",
     "model_lifecycle",
+    "request_retraining",
     "retrain",
     "rollback_model",
 }
-SENSORS = {"alert_delivery": 30, "approval_sensor": 60, "rollout_sensor": 300, "run_failure_alerts": 30}
-SCHEDULES = {"daily_reports": "0 1 * * *", "weekly_retraining": "0 2 * * 0"}
+SENSORS = {
+    "alert_delivery": 30,
+    "approval_sensor": 60,
+    "drift_sensor": 300,
+    "new_data_sensor": 300,
+    "rollout_sensor": 300,
+    "run_failure_alerts": 30,
+    "staleness_sensor": 3600,
+}
+SCHEDULES = {"daily_reports": "0 1 * * *", "daily_trigger_check": "0 2 * * *", "weekly_retraining": "0 2 * * 0"}
 
 
 @pytest.fixture(scope="module")

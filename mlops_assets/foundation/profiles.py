@@ -19,6 +19,7 @@ from mlops_assets.foundation.policies import (
     EvaluationPolicy,
     GovernancePolicy,
     MonitoringPolicy,
+    RetrainingPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -43,6 +44,7 @@ class PolicyProfile(Section):
     alerting: AlertingPolicy
     alert_thresholds: AlertThresholds
     monitoring: MonitoringPolicy
+    retraining: RetrainingPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

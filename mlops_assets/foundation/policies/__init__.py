@@ -26,6 +26,7 @@ from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLim
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
 from mlops_assets.foundation.policies.monitoring import MonitoringPolicy, SloTargets
 from mlops_assets.foundation.policies.platform import RetryPolicySettings
+from mlops_assets.foundation.policies.retraining import FileWatch, OffPeak, RetrainingPolicy, TriggerLimits
 from mlops_assets.foundation.policies.rollout import (
     STAGE_SHARES,
     DeploymentCalendar,
@@ -40,8 +41,8 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "AlertThresholds", "AlertingPolicy", "ChannelName", "Count",
     "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "EmailAddress", "EvaluationPolicy",
-    "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "MonitoringPolicy", "NotNegative",
-    "OpenShare", "Permission", "Positive", "QuietHours", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy",
-    "Section", "ServingPolicy", "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName",
-    "Weekday", "real_address",
+    "FileWatch", "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "MonitoringPolicy",
+    "NotNegative", "OffPeak", "OpenShare", "Permission", "Positive", "QuietHours", "RetrainingPolicy",
+    "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section", "ServingPolicy", "SeverityName",
+    "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName", "TriggerLimits", "Weekday", "real_address",
 ]  # fmt: skip

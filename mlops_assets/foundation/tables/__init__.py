@@ -26,6 +26,12 @@ from mlops_assets.foundation.tables.monitoring import (
     DriftReferenceRecord,
 )
 from mlops_assets.foundation.tables.platform import Lease
+from mlops_assets.foundation.tables.retraining import (
+    RetrainingEvaluationRecord,
+    RetrainingRunRecord,
+    TriggerSignalRecord,
+    WatchedFileRecord,
+)
 from mlops_assets.foundation.tables.rollout import RolloutEffect, RolloutEvent, RolloutWatch
 from mlops_assets.foundation.tables.serving import (
     ApiTokenRecord,
@@ -39,6 +45,7 @@ __all__ = [
     "ApprovalVoteRecord", "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord",
     "DriftReferenceRecord", "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit",
     "FeatureViewRecord", "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord",
-    "PredictionRecord", "QuarantinedRow", "RolloutEffect", "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord",
-    "SnapshotRecord", "UtcDateTime", "ValidationRecord", "WaiverRecord",
+    "PredictionRecord", "QuarantinedRow", "RetrainingEvaluationRecord", "RetrainingRunRecord", "RolloutEffect",
+    "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord", "SnapshotRecord", "TriggerSignalRecord",
+    "UtcDateTime", "ValidationRecord", "WaiverRecord", "WatchedFileRecord",
 ]  # fmt: skip
