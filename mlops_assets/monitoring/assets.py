@@ -11,6 +11,7 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.foundation.trigger import TRIGGER_TAG
 
 if TYPE_CHECKING:
+    from mlops_assets.monitoring.findings import Alert
     from mlops_assets.monitoring.page import Published
 
 GROUP = "monitoring"
@@ -23,16 +24,19 @@ GROUP = "monitoring"
     partitions_def=AGENT_PARTITIONS,
     description=(
         "What each agent served in the last hours, by version: quality on labelled decisions with intervals, latency, errors, "
-        "data quality, against the version's own baseline; and the trend by day."
+        "data quality, against the version's own baseline; and the trend by day. What is beyond the thresholds is an alert."
     ),
 )
 def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[None]:
-    """Measure and publish; a second run of a day replaces its report."""
+    """Measure, publish and alert; a second run of a day replaces its report."""
     # scipy and pandas take a second to import, and the code location has to load without them.
     from mlops_assets.monitoring import reports
+    from mlops_assets.monitoring.channels import alert_routing
     from mlops_assets.monitoring.page import as_markdown, data_uri
+    from mlops_assets.monitoring.tell import tell
     from mlops_assets.monitoring.window import newest_moment
 
+    routing = alert_routing(platform.settings)
     data_clock = platform.settings.data_clock
 
     def measure(spec: AgentSpec) -> Outcome:
@@ -48,6 +52,10 @@ def performance_report(context: dg.AssetExecutionContext, platform: Platform) ->
         )
         facts = done.facts()
         context.log.info(f"{spec.name}: {done.verdict}, {facts['decisions']:,} decisions")
+        # Of the version that took most decisions: an alert is about the model that users have.
+        for one in done.versions[:1]:
+            changed = tell(platform.engine, spec, one, platform.profile.alert_thresholds, routing, platform.clock.now())
+            context.log.info(f"{spec.name}: alerts: {', '.join(map(_in_words, changed)) or 'none begins or ends'}")
         known = {name: value for name, value in facts.items() if value is not None}
         tables = {part.title: dg.MetadataValue.md(as_markdown(part)) for part in done.page.parts}
         pictures = {
@@ -89,6 +97,10 @@ def slo_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     return dg.MaterializeResult(
         metadata={**record, **tables, **_files(done.published)}, data_version=dg.DataVersion(now.isoformat())
     )
+
+
+def _in_words(alert: "Alert") -> str:
+    return f"{alert.state.status}: {alert.finding.title}"
 
 
 def _files(published: "Published") -> dict[str, dg.MetadataValue]:
