@@ -14,6 +14,7 @@ from mlops_assets.foundation.policies import (
     AbTestDesign,
     AccessPolicy,
     DataPolicies,
+    DriftPolicy,
     EvaluationPolicy,
     GovernancePolicy,
     RetryPolicySettings,
@@ -37,6 +38,7 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    drift: DriftPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from mlops_assets.foundation.policies.base import (
     real_address,
 )
 from mlops_assets.foundation.policies.data import DataPolicies, DataPolicy
+from mlops_assets.foundation.policies.drift import DriftPolicy
 from mlops_assets.foundation.policies.evaluation import EvaluationPolicy
 from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLimit, MetricName
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
@@ -29,7 +30,7 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "Count", "DataPolicies", "DataPolicy", "DeploymentCalendar",
-    "EmailAddress", "EvaluationPolicy", "Finite", "GovernancePolicy", "MetricLimit", "MetricName", "NotNegative",
+    "DriftPolicy", "EmailAddress", "EvaluationPolicy", "Finite", "GovernancePolicy", "MetricLimit", "MetricName", "NotNegative",
     "OpenShare", "Permission", "Positive", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section",
     "ServingPolicy", "ShadowGate", "Share", "StageLimits", "StageName", "Weekday", "real_address",
 ]  # fmt: skip
