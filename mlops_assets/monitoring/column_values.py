@@ -119,7 +119,12 @@ def count_categories(values: NDArray[np.generic]) -> tuple[dict[str, int], int]:
     else:
         counted = Counter(values.tolist())
     missing = sum(count for value, count in counted.items() if is_missing(value))
-    return {str(value): count for value, count in counted.items() if count and not is_missing(value)}, missing
+    return {category_name(v): count for v, count in counted.items() if count and not is_missing(v)}, missing
+
+
+def category_name(value: object) -> str:
+    """Text of a category; a whole number is the same as an integer and as a float."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def is_missing(value: object) -> bool:

@@ -87,6 +87,14 @@ def chi_square(table: Float) -> tuple[float, float]:
     return statistic, float(chdtrc(freedom, statistic))
 
 
+def new_cells_p(p: Float, q: Float, n: float, m: float) -> float:
+    """Chance that all rows of the cells that the reference has not fell on the current side: (m / (n + m)) ** rows.
+
+    Chi-square pools such cells where the reference is much larger, and would not see them.
+    """
+    return float((m / (n + m)) ** (float(q[p == 0].sum()) * m))
+
+
 def cramers_v(p: Float, q: Float) -> float:
     """Cramér's V of a table of two equal sides: it does not fall with the size of one side, as that of counts does."""
     used = (p + q) > 0

@@ -18,16 +18,21 @@ from mlops_assets.monitoring.reference_columns import (
     magnitude,
 )
 
+# New categories that are kept by name; a column of ids has as many as rows.
+_MOST_UNSEEN = 20
+
 
 @dataclass(frozen=True)
 class ColumnStatistics:
     """One column of `rows` rows, worth `effective_rows` independent ones, against `reference_effective_rows`.
 
     `psi` as measured, `psi_bias` of it where nothing changed, and its standard error. `cramers_v` is of the cells,
-    `chi_square` of the table of independent rows with small cells pooled, `jensen_shannon` a distance 0..1. Of numbers
-    only: `ks` (D) with its p-value and `ks_error`, `wasserstein_sigmas` with its error, and `mean`, `sigma`, `scale` as
-    the reference has them. None: no such statistic, as nothing is there to compare. `p_value` is that of all tests of the
-    column together. `unseen`: rows of each category that the reference has not.
+    `chi_square` of the table of independent rows with small cells pooled, `jensen_shannon` a distance 0..1, `new_cells_p`
+    of rows where the reference has none; `p_value` is that of all tests of the column together.
+
+    Of numbers only: `ks` (D) with its p-value and `ks_error`, `wasserstein_sigmas` with its error, and `mean`, `sigma`,
+    `scale` as the reference has them; None: nothing is there to compare. Of categories only: `unseen`, rows of the
+    commonest that the reference has not, and how many such categories and rows there are in all.
     """
 
     name: str
@@ -43,6 +48,7 @@ class ColumnStatistics:
     jensen_shannon: float
     chi_square: float
     chi_square_p: float
+    new_cells_p: float
     p_value: float
     reference_shares: tuple[float, ...]
     shares: tuple[float, ...]
@@ -55,6 +61,8 @@ class ColumnStatistics:
     sigma: float | None = None
     scale: float | None = None
     unseen: Mapping[str, int] | None = None
+    unseen_categories: int = 0
+    unseen_rows: int = 0
 
 
 def column_statistics(
@@ -82,7 +90,13 @@ def column_statistics(
     if isinstance(reference, NumericReference):
         return _numbers(name, reference, sort_numbers(values, reference.edges.dtype), effective)
     counts, unseen = reference.counts(values)
-    return _of_cells(name, reference, counts, effective, {"unseen": unseen})
+    commonest = sorted(unseen, key=lambda category: (-unseen[category], category))[:_MOST_UNSEEN]
+    more = {
+        "unseen": {category: unseen[category] for category in commonest},
+        "unseen_categories": len(unseen),
+        "unseen_rows": sum(unseen.values()),
+    }
+    return _of_cells(name, reference, counts, effective, more)
 
 
 def _numbers(name: str, reference: NumericReference, numbers: SortedNumbers, effective: float) -> ColumnStatistics:
@@ -122,7 +136,8 @@ def _of_cells(
     p, q = reference.shares, counts / rows
     n = max(1.0, reference.rows / reference.design_effect)
     statistic, chi_p = divergence.chi_square(divergence.pooled_table(p, q, n, effective))
-    ks_p = more.get("ks_p")
+    new_p = divergence.new_cells_p(p, q, n, effective)
+    tests = [chi_p, new_p, *([more["ks_p"]] if more.get("ks_p") is not None else [])]
     return ColumnStatistics(
         name=name,
         kind=reference.kind,
@@ -137,8 +152,9 @@ def _of_cells(
         jensen_shannon=divergence.jensen_shannon(p, q),
         chi_square=statistic,
         chi_square_p=chi_p,
-        # Two tests of one column: Bonferroni.
-        p_value=chi_p if ks_p is None else min(1.0, 2 * min(chi_p, ks_p)),
+        new_cells_p=new_p,
+        # Several tests of one column: Bonferroni.
+        p_value=min(1.0, len(tests) * min(tests)),
         reference_shares=tuple(p.tolist()),
         shares=tuple(q.tolist()),
         **more,

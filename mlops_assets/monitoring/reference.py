@@ -99,7 +99,8 @@ class Reference:
             header = json.loads(data[start : start + length])
             position, columns = start + length, {}
             for entry in header["columns"]:
-                columns[entry.pop("name")], position = _read_column(entry, data, position)
+                name = entry.pop("name")
+                columns[name], position = _read_column(entry, data, position)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"the drift reference of {len(data)} bytes is damaged: {error}; freeze it again"

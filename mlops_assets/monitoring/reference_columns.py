@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from mlops_assets.foundation.policies import DriftPolicy
 from mlops_assets.monitoring.column_values import (
     Kind,
+    category_name,
     count_categories,
     is_missing,
     needed_dtype,
@@ -94,8 +95,9 @@ class CategoricalReference:
     def cells(self, values: NDArray[np.generic]) -> NDArray[np.intp]:
         """Cell of each row (N,)."""
         known, unseen, missing = self.cell_of(), self.unseen_cell(), len(self.categories) + 2
-        found, codes = np.unique(values.astype(str), return_inverse=True)
-        cells = np.array([known.get(str(name), unseen) for name in found], dtype=np.intp)[codes]
+        # Objects of several kinds have no order.
+        found, codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
+        cells = np.array([known.get(category_name(name), unseen) for name in found.tolist()], dtype=np.intp)[codes]
         if values.dtype.kind in "Of":
             cells[np.fromiter(map(is_missing, values.tolist()), dtype=bool, count=len(values))] = missing
         return cells
