@@ -16,6 +16,7 @@ from mlops_assets.foundation.policies import (
     AlertingPolicy,
     AlertThresholds,
     DataPolicies,
+    DriftPolicy,
     EvaluationPolicy,
     GovernancePolicy,
     MonitoringPolicy,
@@ -45,6 +46,7 @@ class PolicyProfile(Section):
     alert_thresholds: AlertThresholds
     monitoring: MonitoringPolicy
     retraining: RetrainingPolicy
+    drift: DriftPolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from mlops_assets.foundation.policies.base import (
     real_address,
 )
 from mlops_assets.foundation.policies.data import DataPolicies, DataPolicy
+from mlops_assets.foundation.policies.drift import DriftPolicy
 from mlops_assets.foundation.policies.evaluation import EvaluationPolicy
 from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLimit, MetricName
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
@@ -40,9 +41,10 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "AlertThresholds", "AlertingPolicy", "ChannelName", "Count",
-    "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "EmailAddress", "EvaluationPolicy",
-    "FileWatch", "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName", "MonitoringPolicy",
-    "NotNegative", "OffPeak", "OpenShare", "Permission", "Positive", "QuietHours", "RetrainingPolicy",
-    "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section", "ServingPolicy", "SeverityName",
-    "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName", "TriggerLimits", "Weekday", "real_address",
+    "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "DriftPolicy", "EmailAddress",
+    "EvaluationPolicy", "FileWatch", "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName",
+    "MonitoringPolicy", "NotNegative", "OffPeak", "OpenShare", "Permission", "Positive", "QuietHours",
+    "RetrainingPolicy", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section", "ServingPolicy",
+    "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName", "TriggerLimits", "Weekday",
+    "real_address",
 ]  # fmt: skip
