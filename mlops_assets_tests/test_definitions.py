@@ -28,7 +28,7 @@ ASSETS_BY_GROUP = {
         "rollout_shadow",
     ],
     "serving": ["batch_predictions"],
-    "monitoring": ["performance_report", "slo_report"],
+    "monitoring": ["drift_reference", "drift_report", "performance_report", "slo_report"],
 }
 UNPARTITIONED = {"test_executions", "test_execution_features", "slo_report"}
 CHECKS = {
@@ -42,6 +42,7 @@ JOBS = {
     "batch_inference",
     "change_rollout",
     "daily_report",
+    "drift_monitoring",
     "decide_approval",
     "model_lifecycle",
     "request_retraining",
@@ -57,7 +58,12 @@ SENSORS = {
     "run_failure_alerts": 30,
     "staleness_sensor": 3600,
 }
-SCHEDULES = {"daily_reports": "0 1 * * *", "daily_trigger_check": "0 2 * * *", "weekly_retraining": "0 2 * * 0"}
+SCHEDULES = {
+    "daily_reports": "0 1 * * *",
+    "daily_trigger_check": "0 2 * * *",
+    "hourly_drift_check": "0 * * * *",
+    "weekly_retraining": "0 2 * * 0",
+}
 
 
 @pytest.fixture(scope="module")

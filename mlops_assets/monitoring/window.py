@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,26 +136,45 @@ def read_window(
 def columns(
     window: DecisionWindow, spec: AgentSpec, *, embedding_centre: NDArray[np.float32] | None = None
 ) -> Mapping[str, NDArray[np.float64] | Texts]:
-    """Return the named columns (N,) that drift is looked for in.
+    """Return the named columns (N,) that drift is looked for in: those of `decision_columns`, and latency."""
+    found = decision_columns(
+        spec,
+        states=window.states,
+        action=window.action,
+        confidence=window.confidence,
+        texts={"browser": window.browser, "ui_framework": window.ui_framework, "test_type": window.test_type},
+        embedding_centre=embedding_centre,
+    )
+    return {**found, "latency_ms": window.latency_ms}
+
+
+def decision_columns(
+    spec: AgentSpec,
+    *,
+    states: NDArray[np.float32],
+    action: NDArray[np.int64],
+    confidence: NDArray[np.float64],
+    texts: Mapping[str, NDArray[Any]],
+    embedding_centre: NDArray[np.float32] | None = None,
+) -> dict[str, NDArray[np.float64] | Texts]:
+    """Return named columns (N,) of decisions with states (N, D), served or logged before.
 
     Every state field but the entries of the text embedding, which are one column: their distance from `embedding_centre`
-    (text_dimensions,), such as the reference's mean, or without it their norm. Then confidence and latency. Those named
-    in `CATEGORICAL` are texts; `action` holds names.
+    (text_dimensions,), such as the reference's mean, or without it their norm. Then confidence. Those named in
+    `CATEGORICAL` are texts; `action` holds names.
     """
     text = [name.startswith("requirement_text_embedding_") for name in spec.state_fields]
     found: dict[str, NDArray[np.float64] | Texts] = {
-        name: window.states[:, index].astype(np.float64)
-        for index, name in enumerate(spec.state_fields)
-        if not text[index]
+        name: states[:, index].astype(np.float64) for index, name in enumerate(spec.state_fields) if not text[index]
     }
     if spec.text_dimensions:
-        embedding = window.states[:, np.array(text)].astype(np.float64)
+        embedding = states[:, np.array(text)].astype(np.float64)
         away = embedding if embedding_centre is None else embedding - embedding_centre.astype(np.float64)
         name = EMBEDDING_NORM if embedding_centre is None else EMBEDDING_DISTANCE
         found[name] = np.sqrt(np.einsum("nd,nd->n", away, away))
-    found |= {"confidence": window.confidence, "latency_ms": window.latency_ms}
-    found |= {"browser": window.browser, "ui_framework": window.ui_framework, "test_type": window.test_type}
-    found["action"] = _action_names(window.action, spec)
+    found["confidence"] = confidence
+    found |= {name: values.astype(str) for name, values in texts.items()}
+    found["action"] = _action_names(action, spec)
     return found
 
 
