@@ -107,7 +107,9 @@ def as_html(page: Page) -> str:
 
 
 def as_markdown(part: Part) -> str:
-    """Return a section's table as Markdown."""
+    """Return a section's table as Markdown; of one without a table, its words as a list."""
+    if not part.head:
+        return "\n".join(f"- {words}" for words in part.words)
     lines = [_row(part.head), "|" + "---|" * len(part.head), *(_row(row) for row in part.rows)]
     return "\n".join(lines)
 

@@ -39,6 +39,7 @@ def test_the_same_as_markdown_and_text() -> None:
         "| accuracy / macro | 91.00% | met |",
         "| <b> | – | insufficient_data |",
     ]
+    assert as_markdown(Part("Findings", ["One.", "Two."])) == "- One.\n- Two."
     assert as_text(PAGE).splitlines() == [
         "A report",
         "missed; yesterday",
