@@ -25,8 +25,8 @@ Change = Literal[
     "distribution",
     "combined",
 ]
-# Of units that are taken for each other: minutes, percent, kilo, kibi, hours, mega, nano.
-_UNIT_FACTORS = (60.0, 100.0, 1000.0, 1024.0, 3600.0, 1e6, 1e9)
+# Of units that are taken for each other: minutes, percent, kilo (or kibi), hours, mega, nano.
+_UNIT_FACTORS = (60.0, 100.0, 1000.0, 3600.0, 1e6, 1e9)
 # How near the ratio of medians has to be to one of them, as a share of it.
 _UNIT_TOLERANCE = 0.25
 _MOST_NAMED = 5
