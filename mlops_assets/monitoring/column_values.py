@@ -130,6 +130,13 @@ def category_name(value: object) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def nothing_there(values: NDArray[np.generic]) -> bool:
+    """Whether every row is missing: of such a column no kind can be told."""
+    if values.dtype.kind == "f":
+        return bool(np.isnan(values).all())
+    return len(values) == 0 or (values.dtype.kind == "O" and all(map(is_missing, values.tolist())))
+
+
 def is_missing(value: object) -> bool:
     """Whether a value is None or NaN."""
     return value is None or value != value  # noqa: PLR0124 - NaN of any type

@@ -165,6 +165,14 @@ def test_the_document_is_strict_json() -> None:
         assert [finding["text"] for finding in document["findings"]] == [finding.text for finding in found.findings]
 
 
+def test_columns_that_stop_coming_alarm() -> None:
+    """All of a column missing: whatever type it then has, it has drifted, and nothing raises."""
+    found = _check(_table(2000, 24) | {"a": np.full(2000, None), "c": np.full(2000, np.nan)})
+    drifted = {column.name: column.verdict for column in found.columns if column.verdict != "ok"}
+    assert drifted == {"a": "critical", "c": "critical"}
+    assert [finding.change for finding in found.findings] == ["distribution"] * 2 + ["missing_values"] * 2
+
+
 def test_columns_of_different_length_are_refused() -> None:
     """Rows that are not of one table are no window."""
     with pytest.raises(InputError, match="of one length"):

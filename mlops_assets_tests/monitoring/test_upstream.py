@@ -53,6 +53,14 @@ def test_integers_that_become_floats_are_the_same_kind() -> None:
     assert schema_findings(_reference(x=np.arange(9)), {"x": np.arange(9.0)}) == ()
 
 
+def test_a_column_without_values_has_no_kind() -> None:
+    """A text column that is missing throughout comes as floats, and one of an empty window as objects."""
+    reference = _reference(x=np.arange(9.0), k=np.array(["a"] * 9), flag=np.zeros(9, dtype=bool))
+    nothing = np.full(9, None)
+    assert schema_findings(reference, {"x": nothing, "k": np.full(9, np.nan), "flag": nothing}) == ()
+    assert schema_findings(reference, dict.fromkeys(("x", "k", "flag"), nothing[:0])) == ()
+
+
 def test_new_categories_have_their_share_and_names() -> None:
     """A new browser in the tests is told by its name, and alarms once it is a share of the rows."""
     before = np.array(["chrome", "firefox"] * 1000)
