@@ -83,6 +83,7 @@ def test_a_platform_that_treats_arms_differently_alarms(
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("points", [0.01, -0.01])
 def test_a_difference_within_the_limits_is_none(sqlite_engine: Engine, points: float) -> None:
     """The way of a candidate costs a moment, or saves one, and some day that is proven, and nothing ever starts again."""

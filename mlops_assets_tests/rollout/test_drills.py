@@ -12,6 +12,7 @@ def named(name: str) -> Candidate:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_a_good_candidate_reaches_everybody_and_soon() -> None:
     """A rollout that takes good candidates back is switched off by the people who train them."""
     good = CANDIDATES[0]

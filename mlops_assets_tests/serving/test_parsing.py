@@ -181,6 +181,7 @@ MUTATED = st.builds(
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @settings(max_examples=10_000)
 @given(
     st.one_of(
