@@ -14,8 +14,10 @@ from mlops_assets.foundation.policies import (
     AbTestDesign,
     AccessPolicy,
     DataPolicies,
+    EstimatePolicy,
     EvaluationPolicy,
     GovernancePolicy,
+    HealthPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -37,6 +39,8 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    health: HealthPolicy
+    estimate: EstimatePolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

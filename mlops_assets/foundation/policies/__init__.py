@@ -15,6 +15,7 @@ from mlops_assets.foundation.policies.data import DataPolicies, DataPolicy
 from mlops_assets.foundation.policies.evaluation import EvaluationPolicy
 from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLimit, MetricName
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
+from mlops_assets.foundation.policies.health import EstimatePolicy, HealthPolicy
 from mlops_assets.foundation.policies.platform import RetryPolicySettings
 from mlops_assets.foundation.policies.rollout import (
     STAGE_SHARES,
@@ -29,7 +30,7 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "Count", "DataPolicies", "DataPolicy", "DeploymentCalendar",
-    "EmailAddress", "EvaluationPolicy", "Finite", "GovernancePolicy", "MetricLimit", "MetricName", "NotNegative",
+    "EmailAddress", "EstimatePolicy", "EvaluationPolicy", "Finite", "GovernancePolicy", "HealthPolicy", "MetricLimit", "MetricName", "NotNegative",
     "OpenShare", "Permission", "Positive", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section",
     "ServingPolicy", "ShadowGate", "Share", "StageLimits", "StageName", "Weekday", "real_address",
 ]  # fmt: skip

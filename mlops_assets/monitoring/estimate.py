@@ -1,0 +1,176 @@
+"""How good a version is on decisions whose labels have not come: an estimate with an interval. When to believe it: `coverage.py`.
+
+In the spirit of confidence-based performance estimation, made doubly robust against a shift of the inputs (Shimodaira 2000;
+Reddi et al. 2015): the mean prediction of the calibration over the window, plus the mean residual over the reference,
+weighted by how much likelier its decisions are in the window. Either a right calibration or right weights suffice. What
+no input shows, a changed relation between a decision and its worth, no such estimate sees.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_assets.evaluation.intervals import Interval, normal_quantile
+from mlops_assets.foundation.policies import EstimatePolicy
+from mlops_assets.monitoring.calibration import TARGETS, CalibrationReference
+from mlops_assets.monitoring.coverage import CoverageWatch
+from mlops_assets.monitoring.linear_models import Float, linear, logistic
+from mlops_assets.monitoring.version_decisions import VersionDecisions
+
+# A weight above this says that the reference hardly has such decisions; one row must not speak for many.
+_MOST_WEIGHT = 20.0
+# Of window and reference alike, for the classifier that tells them apart.
+_WEIGHED_ROWS = 8_192
+# Weights need fewer degrees of freedom than the calibration: their noise is multiplied with the residuals.
+_WEIGHT_PENALTY = 30.0
+_BLOCK_ROWS = 16_384
+
+Verdict = Literal["estimated", "insufficient_data", "outside_reference", "switched_off"]
+
+
+@dataclass(frozen=True)
+class PerformanceEstimate:
+    """Estimated means per decision of one window; None where nothing can be said.
+
+    `accuracy`: share whose greedy action is the best. `loss`: value lost beyond what the version lost on its reference; 0
+    where nothing has changed. `reward`: of the logged actions. `calibration_errors` are the parts of the standard errors
+    (accuracy, loss, reward) that every window of this reference shares. `effective_reference_rows`: Kish, after weighting.
+    """
+
+    verdict: Verdict
+    rows: int
+    accuracy: Interval | None
+    loss: Interval | None
+    reward: Interval | None
+    effective_reference_rows: float
+    outside_share: float
+    calibration_errors: tuple[float, ...]
+    noise_errors: tuple[float, ...]
+    words: str
+
+
+def estimate_performance(
+    reference: CalibrationReference,
+    decisions: VersionDecisions,
+    policy: EstimatePolicy,
+    *,
+    coverage: CoverageWatch | None = None,
+) -> PerformanceEstimate:
+    """Estimate accuracy, loss and reward without looking at a label or an outcome.
+
+    The intervals hold the errors of calibration and weights, and the chance of the window's own outcomes, both with
+    dependence within clusters. `outside_reference` when more than `max_outside_share` of the window lies where the reference
+    has hardly anything; `switched_off` once `coverage` has refuted the estimate of this version.
+    """
+    if coverage is not None and coverage.switched_off:
+        return _nothing("switched_off", decisions, coverage.words)
+    if len(decisions) < policy.min_rows:
+        return _nothing(
+            "insufficient_data", decisions, f"{len(decisions)} decisions; {policy.min_rows} are needed for an estimate"
+        )
+    predicted, sample = _predictions(reference, decisions)
+    weights, odds = _weights(reference.features.astype(np.float64), sample)
+    outside = float(np.mean(odds > _MOST_WEIGHT))
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    if outside > policy.max_outside_share:
+        words = f"{outside:.0%} of the decisions lie where the reference has hardly any: nothing is known of them"
+        return _nothing("outside_reference", decisions, words, effective=effective, outside=outside)
+    means, calibration, noise = _combined(reference, predicted, weights, len(decisions))
+    z = normal_quantile(0.5 + policy.confidence / 2)
+    errors = np.hypot(calibration, noise)
+    accuracy, lost, reward = (
+        _interval(*figures, policy.confidence) for figures in zip(means, z * errors, strict=True)
+    )
+    if accuracy is not None:
+        accuracy = Interval(
+            min(max(accuracy.estimate, 0.0), 1.0), max(accuracy.low or 0.0, 0.0), min(accuracy.high or 0.0, 1.0), accuracy.confidence
+        )
+    return PerformanceEstimate(
+        "estimated",
+        len(decisions),
+        accuracy,
+        _beyond_reference(reference, lost, calibration, noise, z),
+        reward,
+        effective,
+        outside,
+        tuple(calibration.tolist()),
+        tuple(noise.tolist()),
+        "estimated without labels"
+        if accuracy is None
+        else f"accuracy is estimated at {accuracy.estimate:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})",
+    )
+
+
+def _predictions(reference: CalibrationReference, decisions: VersionDecisions) -> tuple[Float, Float]:
+    """Mean predictions (targets,) over the window, and features of a sample of it for the weights."""
+    total = np.zeros(len(TARGETS))
+    stride = -(-len(decisions) // _WEIGHED_ROWS)
+    sample = []
+    for start in range(0, len(decisions), _BLOCK_ROWS):
+        features = reference.fitting.of(decisions.take(slice(start, start + _BLOCK_ROWS)))
+        total += reference.predict(features).sum(axis=0)
+        sample.append(features[(-start) % stride :: stride])
+    return total / len(decisions), np.concatenate(sample)
+
+
+def _weights(reference: Float, window: Float) -> tuple[Float, Float]:
+    """Likelihood ratios window : reference of the reference's rows (mean 1) and of the window's, by a classifier."""
+    both = np.concatenate([reference, window])
+    of_window = np.r_[np.zeros(len(reference)), np.ones(len(window))]
+    found = logistic(both, of_window, _WEIGHT_PENALTY)
+    odds = np.exp(np.clip(linear(both, found), -30.0, 30.0)) * len(reference) / len(window)
+    weights = np.minimum(odds[: len(reference)], _MOST_WEIGHT)
+    return weights / weights.mean(), odds[len(reference) :]
+
+
+def _combined(reference: CalibrationReference, predicted: Float, weights: Float, rows: int) -> tuple[Float, Float, Float]:
+    """Means (targets,) and the standard errors of calibration and of the window's own chance."""
+    known = np.isfinite(reference.residuals)
+    residuals = np.where(known, reference.residuals, 0.0)
+    weighed = weights[:, None] * residuals
+    total = np.where(known.any(axis=0), (weights[:, None] * known).sum(axis=0), np.nan)
+    correction = weighed.sum(axis=0) / total
+    off = np.where(known, weights[:, None] * (residuals - correction), 0.0)
+    sums = np.stack([np.bincount(reference.cluster, weights=column) for column in off.T], axis=1)
+    calibration = np.sqrt((sums**2).sum(axis=0)) / total
+    variance = (weights[:, None] * residuals**2).sum(axis=0) / total
+    return predicted + correction, calibration, np.sqrt(reference.spread_ratio * variance / rows)
+
+
+def _beyond_reference(
+    reference: CalibrationReference, lost: Interval | None, calibration: Float, noise: Float, z: float
+) -> Interval | None:
+    if lost is None:
+        return None
+    place = TARGETS.index("loss")
+    # The reference's own mean and the calibration rest on the same decisions; taking their errors as independent is the wide side.
+    error = float(np.sqrt(calibration[place] ** 2 + noise[place] ** 2 + reference.mean_errors[place] ** 2))
+    return _interval(lost.estimate - reference.mean_of("loss"), z * error, lost.confidence)
+
+
+def _interval(estimate: float, half: float, confidence: float) -> Interval | None:
+    if not (np.isfinite(estimate) and np.isfinite(half)):
+        return None
+    return Interval(float(estimate), float(estimate - half), float(estimate + half), confidence)
+
+
+def _nothing(
+    verdict: Verdict, decisions: VersionDecisions, words: str, *, effective: float = 0.0, outside: float = 0.0
+) -> PerformanceEstimate:
+    return PerformanceEstimate(verdict, len(decisions), None, None, None, effective, outside, (), (), words)
+
+
+def with_labels(
+    watch: CoverageWatch, reference: CalibrationReference, decisions: VersionDecisions, policy: EstimatePolicy
+) -> CoverageWatch:
+    """Return the coverage's watch after one more window whose labels have come.
+
+    The labelled decisions are estimated again as if they had no label: it does not matter which part got one. Give each
+    window once.
+    """
+    labelled = decisions.take(decisions.labelled)
+    if not len(labelled):
+        return watch
+    return watch.after(estimate_performance(reference, labelled, policy), float(labelled.correct.mean()))
