@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 port ?= 3000
-# By file: what a module sets up, one worker sets up.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# By file: what a module sets up, one worker sets up. In the order of conftest.py, which has the slow files first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 # uv does not read pip's setting of extra wheel folders by itself.

@@ -16,9 +16,14 @@ from mlops_assets.foundation.resources import Platform
 from mlops_assets.governance.assets import GOVERNANCE_ASSETS
 from mlops_assets.governance.jobs import GOVERNANCE_JOBS
 from mlops_assets.governance.sensors import GOVERNANCE_SENSORS
+from mlops_assets.monitoring.assets import MONITORING_ASSETS
+from mlops_assets.monitoring.jobs import monitoring_jobs
+from mlops_assets.monitoring.schedules import MONITORING_SCHEDULES
+from mlops_assets.monitoring.sensors import MONITORING_SENSORS
 from mlops_assets.registry.assets import REGISTRY_ASSETS
-from mlops_assets.retraining.jobs import lifecycle_jobs
-from mlops_assets.retraining.schedules import weekly_retraining
+from mlops_assets.retraining.jobs import RETRAINING_JOBS, lifecycle_jobs
+from mlops_assets.retraining.schedules import retraining_schedules
+from mlops_assets.retraining.sensors import retraining_sensors
 from mlops_assets.rollout.assets import ROLLOUT_ASSETS
 from mlops_assets.rollout.jobs import ROLLOUT_JOBS
 from mlops_assets.rollout.sensors import ROLLOUT_SENSORS
@@ -42,11 +47,19 @@ def build_definitions(*, resources: Mapping[str, object] | None = None, profile:
             *EXPERIMENTS_ASSETS,
             *ROLLOUT_ASSETS,
             *SERVING_ASSETS,
+            *MONITORING_ASSETS,
         ],
         asset_checks=[*EXPERIENCES_CHECKS, *FEATURES_CHECKS, *EVALUATION_CHECKS],
-        jobs=[*lifecycle_jobs(policies), *GOVERNANCE_JOBS, *ROLLOUT_JOBS, *serving_jobs(policies)],
-        schedules=[weekly_retraining],
-        sensors=[*GOVERNANCE_SENSORS, *ROLLOUT_SENSORS],
+        jobs=[
+            *lifecycle_jobs(policies),
+            *RETRAINING_JOBS,
+            *GOVERNANCE_JOBS,
+            *ROLLOUT_JOBS,
+            *serving_jobs(policies),
+            *monitoring_jobs(policies),
+        ],
+        schedules=[*retraining_schedules(policies), *MONITORING_SCHEDULES],
+        sensors=[*GOVERNANCE_SENSORS, *ROLLOUT_SENSORS, *MONITORING_SENSORS, *retraining_sensors(policies)],
         # Also for what people materialise in the UI: while a step waits for its pool, the platform must already be open,
         # since it finds and fails the killed run that holds the slot.
         executor=dg.in_process_executor,

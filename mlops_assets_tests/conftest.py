@@ -37,6 +37,18 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: one that a worker begins at the end has the other worker wait for minutes.
+
+    The slow tests' lines are not counted: counting takes as long as running, and what they run is run by others as well.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        item.add_marker(pytest.mark.no_cover)
+    first = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in first)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real histories and reports: `TEST_SHARED_DATA`, else `../shared/data` beside the checkout."""

@@ -50,6 +50,7 @@ def test_contracts_hold() -> None:
         ("features/vector.py", "import great_expectations", "One vendor, one file"),
         ("serving/app.py", "import bentoml", "One vendor, one file"),
         ("serving/batch.py", "import ray", "One vendor, one file"),
+        ("monitoring/heatmap.py", "import evidently", "One vendor, one file"),
         ("experiments/assignment.py", "import mlops_assets.serving.decide", "Knowledge points one way"),
     ],
 )

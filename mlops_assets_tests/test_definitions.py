@@ -28,8 +28,9 @@ ASSETS_BY_GROUP = {
         "rollout_shadow",
     ],
     "serving": ["batch_predictions"],
+    "monitoring": ["drift_reference", "drift_report", "performance_report", "slo_report"],
 }
-UNPARTITIONED = {"test_executions", "test_execution_features"}
+UNPARTITIONED = {"test_executions", "test_execution_features", "slo_report"}
 CHECKS = {
     ("data_validation_report", "expectations_met"),
     ("online_features", "offline_equals_online"),
@@ -40,13 +41,29 @@ JOBS = {
     "advance_rollout",
     "batch_inference",
     "change_rollout",
+    "daily_report",
+    "drift_monitoring",
     "decide_approval",
     "model_lifecycle",
+    "request_retraining",
     "retrain",
     "rollback_model",
 }
-SENSORS = {"approval_sensor": 60, "rollout_sensor": 300}
-SCHEDULES = {"weekly_retraining": "0 2 * * 0"}
+SENSORS = {
+    "alert_delivery": 30,
+    "approval_sensor": 60,
+    "drift_sensor": 300,
+    "new_data_sensor": 300,
+    "rollout_sensor": 300,
+    "run_failure_alerts": 30,
+    "staleness_sensor": 3600,
+}
+SCHEDULES = {
+    "daily_reports": "0 1 * * *",
+    "daily_trigger_check": "0 2 * * *",
+    "hourly_drift_check": "0 * * * *",
+    "weekly_retraining": "0 2 * * 0",
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +126,7 @@ def test_training_holds_one_slot_per_device(repository: dg.RepositoryDefinition)
 def test_loads_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     """Import-time work (environment, folders, heavy vendors) shows only on a clean machine, or as a slow UI."""
     heavy = ("torch", "mlflow", "feast", "great_expectations", "sklearn", "matplotlib", "onnxruntime", "dagster_mlflow")
-    heavy = (*heavy, "ray")
+    heavy = (*heavy, "ray", "evidently")
     code = (
         f"import sys, mlops_assets.definitions as d\nassert d.defs\nprint([m for m in {heavy!r} if m in sys.modules])"
     )

@@ -62,6 +62,7 @@ def test_the_section_lists_these_commands() -> None:
     assert len(commands("On your own test histories")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands("Command line and CI"))
 def test_command_line_works_from_the_root(command: str, home: Path) -> None:
     """A command of README fails with nothing set but the virtual environment."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import special
 
 from mlops_assets.foundation.errors import InputError
 
@@ -52,8 +52,8 @@ class Posterior:
     def expect(self, function: Callable[[Float], Float]) -> float:
         """Return E[function(rate)] for a smooth function of the rate."""
         low, high = (
-            special.logit(stats.beta.ppf(_TAIL, self.a, self.b)),
-            -special.logit(stats.beta.ppf(_TAIL, self.b, self.a)),
+            special.logit(special.betaincinv(self.a, self.b, _TAIL)),
+            -special.logit(special.betaincinv(self.b, self.a, _TAIL)),
         )
         nodes = np.linspace(low, high, _NODES)
         log_density = self.a * nodes - (self.a + self.b) * np.logaddexp(0.0, nodes) - special.betaln(self.a, self.b)
@@ -108,8 +108,10 @@ def lift_quantile(control: Posterior, treatment: Posterior, share: float) -> flo
             )
         return found - share
 
+    from scipy import optimize  # it takes longer to import than all else here
+
     bounds = [
-        np.log(stats.beta.ppf(_TAIL, one.a, one.b)) - np.log(stats.beta.isf(_TAIL, other.a, other.b))
+        np.log(special.betaincinv(one.a, one.b, _TAIL)) - np.log(special.betainccinv(other.a, other.b, _TAIL))
         for one, other in ((treatment, control), (control, treatment))
     ]
     return float(np.expm1(optimize.brentq(below, bounds[0] - 1.0, -bounds[1] + 1.0, xtol=1e-10)))

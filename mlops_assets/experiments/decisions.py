@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, Text, and_, cast, select
 from sqlalchemy.orm import Session, aliased
 
 from mlops_assets.experiments.metrics import MetricScale, Pair, user_means
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord, ShadowPredictionRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEYS_A_QUERY = 5_000
 
@@ -34,12 +36,14 @@ def drawn_by(experiment: str) -> Drawn:
 
 def decisions(
     session: Session, drawn: Drawn, begin: datetime | None, end: datetime, scale: MetricScale
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return a split's decisions with their outcomes, in their order of time: those after `begin`, up to `end`.
 
     Of users who are known, with the columns that `metrics.first_windows` takes on this scale; those of a pair, actions and
     ms in the shadow, where everybody had the treatment.
     """
+    import pandas as pd  # half a second: what reads no decisions does without
+
     prediction, outcome = PredictionRecord, OutcomeRecord
     query = (
         select(
@@ -92,6 +96,8 @@ def metrics_before(
     """Return metrics of users in the days before the experiment's first decision, of those who were there."""
     if not (users and days):
         return {}
+    import pandas as pd
+
     prediction, outcome = PredictionRecord, OutcomeRecord
     first = session.execute(
         select(prediction.agent, prediction.event_time)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mlops_assets.foundation.errors import InputError
 
@@ -100,6 +99,8 @@ def compare_moments(control: Moments, treatment: Moments, *, alpha: float = 0.05
     nothing = MeanComparison(control.mean, treatment.mean, difference, low=None, high=None, p_value=None, cohens_d=None)
     if min(control.users, treatment.users) < _TWO or max(control.squares, treatment.squares) == 0.0:
         return nothing
+    from scipy import stats  # it takes as long to import as the rest of this room
+
     parts = control.variance / control.users, treatment.variance / treatment.users
     error = math.sqrt(sum(parts))
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (control.users - 1) + parts[1] ** 2 / (treatment.users - 1))
@@ -179,8 +180,10 @@ def required_sample_size(
     for name, value in (("power", power), ("alpha", alpha), ("treatment_share", treatment_share)):
         if not 0.0 < value < 1.0:
             raise InputError(f"{name} is {value}; expected a number between 0 and 1")
+    from scipy.special import ndtri
+
     effect = _cohens_h(baseline, changed)
-    z = float(stats.norm.isf(alpha / 2.0) + stats.norm.ppf(power))
+    z = float(ndtri(1.0 - alpha / 2.0) + ndtri(power))
     # Variance of the difference of the transformed rates: 1 / n_control + 1 / n_treatment.
     total = (z / effect) ** 2 / (treatment_share * (1.0 - treatment_share))
     return math.ceil(total * (1.0 - treatment_share)), math.ceil(total * treatment_share)
@@ -196,6 +199,8 @@ def _values(outcomes: ArrayLike, arm: str) -> NDArray[np.float64]:
 
 
 def _wilson(successes: int, users: int, alpha: float) -> tuple[float, float]:
+    from scipy import stats
+
     interval = stats.binomtest(successes, users).proportion_ci(1.0 - alpha, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -204,6 +209,8 @@ def _rates_p_value(control: int, control_users: int, treatment: int, treatment_u
     successes, users = control + treatment, control_users + treatment_users
     if successes in {0, users}:
         return None
+    from scipy import stats
+
     table = np.array([[control, control_users - control], [treatment, treatment_users - treatment]])
     smallest = min(control_users, treatment_users) * min(successes, users - successes) / users
     if smallest < _SMALL_EXPECTED:

@@ -4,13 +4,15 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mlops_assets.experiments.assignment import TREATMENT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Rates = TypeVar("Rates", float, "pd.Series[float]", "NDArray[np.float64]")
 SLOWER, WORSE = "slower", "worse"
@@ -67,6 +69,8 @@ def percentiles_before(ms: Sequence[float], earlier_ms: Sequence[float]) -> NDAr
         ms: observations, in their order.
         earlier_ms: those before them, the newest last.
     """
+    import pandas as pd
+
     earlier = list(earlier_ms)[-EARLIER:]
     known = pd.Series([*earlier, *ms], dtype=np.float64)
     percentiles = known.rolling(EARLIER, min_periods=FEWEST_EARLIER).quantile(_PERCENTILE).shift(1)
@@ -74,7 +78,7 @@ def percentiles_before(ms: Sequence[float], earlier_ms: Sequence[float]) -> NDAr
 
 
 def first_windows(
-    found: pd.DataFrame, cutoff: datetime, window: timedelta, scale: MetricScale
+    found: "pd.DataFrame", cutoff: datetime, window: timedelta, scale: MetricScale
 ) -> Iterator[tuple[str, str, dict[str, float], dict[str, float]]]:
     """Give (user, arm, traffic shares, metrics) of the windows that began up to the cutoff, in the order of their begin.
 
@@ -101,13 +105,13 @@ def first_windows(
         yield str(user), str(variant), shares, {**_known(values), **sliced.get((user, share), {})}
 
 
-def user_means(rows: pd.DataFrame, scale: MetricScale) -> dict[str, dict[str, float]]:
+def user_means(rows: "pd.DataFrame", scale: MetricScale) -> dict[str, dict[str, float]]:
     """Return each user's metrics over all of these decisions, without those that were not observed."""
     means = observed(rows, scale).groupby(rows["user_hash"]).mean()
     return {str(user): _known(values) for user, values in zip(means.index, means.to_dict("records"), strict=True)}
 
 
-def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
+def observed(rows: "pd.DataFrame", scale: MetricScale) -> "pd.DataFrame":
     """Return the metrics of each decision; NaN without an observation.
 
     Args:
@@ -115,6 +119,8 @@ def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
             `decisions.decisions` for it.
         scale: what they are measured by.
     """
+    import pandas as pd
+
     lost = (scale.reward_high - rows["reward"]) / (scale.reward_high - scale.reward_low)
     return pd.DataFrame(
         {
@@ -127,8 +133,10 @@ def observed(rows: pd.DataFrame, scale: MetricScale) -> pd.DataFrame:
     )
 
 
-def _paired(rows: pd.DataFrame, pair: Pair) -> dict[str, "pd.Series[float]"]:
+def _paired(rows: "pd.DataFrame", pair: Pair) -> dict[str, "pd.Series[float]"]:
     """How much more often the second version is slow, and wrong, than the first on the same request: see `excess`."""
+    import pandas as pd
+
     first_ms, second_ms = (rows[column].astype(float) for column in ("first_ms", "second_ms"))
     asked = first_ms.notna() & second_ms.notna()
     # Requests that were asked in one pass have its time in common, and are one observation of it.
@@ -144,7 +152,7 @@ def _paired(rows: pd.DataFrame, pair: Pair) -> dict[str, "pd.Series[float]"]:
 
 
 def _sliced(
-    rows: pd.DataFrame, wrong: "pd.Series[float]", slices: tuple[str, ...]
+    rows: "pd.DataFrame", wrong: "pd.Series[float]", slices: tuple[str, ...]
 ) -> dict[tuple[str, float], dict[str, float]]:
     """By user and traffic share: the mean of wrong in each slice with a labelled decision."""
     found: dict[tuple[str, float], dict[str, float]] = {}

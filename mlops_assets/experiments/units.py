@@ -12,9 +12,8 @@ was found stays what it was, however late outcomes come.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -26,6 +25,9 @@ from mlops_assets.experiments.versions import Versions, pin
 from mlops_assets.foundation.database import insert_missing, read_transaction, transaction
 from mlops_assets.foundation.policies import AbTestDesign
 from mlops_assets.foundation.tables import ExperimentLook, ExperimentUnit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class LookDesign(Protocol):
@@ -202,7 +204,7 @@ def read_looks(engine: Engine, experiment: str, *, after: int | None = None) -> 
 def _units(
     session: Session,
     experiment: str,
-    found: pd.DataFrame,
+    found: "pd.DataFrame",
     cutoff: datetime,
     window: timedelta,
     scale: MetricScale,

@@ -7,9 +7,10 @@ no arm, since to leave out one arm's alone would break the split.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Versions:
         ]
 
 
-def pin(found: pd.DataFrame, known: Versions, cutoff: datetime) -> tuple[pd.DataFrame, Versions]:
+def pin(found: "pd.DataFrame", known: Versions, cutoff: datetime) -> "tuple[pd.DataFrame, Versions]":
     """Return the decisions that count, and the versions, of which those that nobody had seen are pinned.
 
     Decisions after the cutoff are looked at again by the next look, and counted as another version's only there. One that
@@ -44,6 +45,8 @@ def pin(found: pd.DataFrame, known: Versions, cutoff: datetime) -> tuple[pd.Data
         known: of the looks before.
         cutoff: of this look.
     """
+    import pandas as pd
+
     pinned = dict(known.pinned)
     others = {arm: dict(counts) for arm, counts in known.others.items()}
     counts = []

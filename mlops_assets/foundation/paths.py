@@ -82,6 +82,10 @@ class ArtifactPaths:
         """Reports of one experiment; its name is a user's, so the folder is a digest of it."""
         return self.home / "experiments" / sha256(name.encode()).hexdigest()[:16]
 
+    def monitoring(self, subject: str) -> Path:
+        """Monitoring reports of one agent, or of the platform: one folder for each day on which a window ends."""
+        return self.home / "monitoring" / subject
+
     @property
     def prediction_journal(self) -> Path:
         """Answers on their way to the operational database: one folder a server process."""

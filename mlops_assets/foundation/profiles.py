@@ -13,11 +13,16 @@ from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.policies import (
     AbTestDesign,
     AccessPolicy,
+    AlertingPolicy,
+    AlertThresholds,
     DataPolicies,
+    DriftPolicy,
     EstimatePolicy,
     EvaluationPolicy,
     GovernancePolicy,
     HealthPolicy,
+    MonitoringPolicy,
+    RetrainingPolicy,
     RetryPolicySettings,
     RolloutPolicy,
     Section,
@@ -39,6 +44,11 @@ class PolicyProfile(Section):
     ab_test: AbTestDesign
     rollout: RolloutPolicy
     serving: ServingPolicy
+    alerting: AlertingPolicy
+    alert_thresholds: AlertThresholds
+    monitoring: MonitoringPolicy
+    retraining: RetrainingPolicy
+    drift: DriftPolicy
     health: HealthPolicy
     estimate: EstimatePolicy
     retry: RetryPolicySettings

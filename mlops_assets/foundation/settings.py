@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from mlops_assets.foundation.clock import parse_clock
 from mlops_assets.foundation.errors import SettingsError
 from mlops_assets.foundation.paths import ArtifactPaths
+from mlops_assets.foundation.policies import real_address
 from mlops_assets.foundation.profiles import profile_names
 
 _PREFIX = "MLOPS_"
@@ -43,6 +44,10 @@ def _readable_clock(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _addresses(text: str) -> str:
+    return ", ".join(real_address(one.strip()) for one in text.split(","))
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -56,7 +61,10 @@ class Settings(BaseSettings):
     than the machine's for all processes (`parse_clock`), for drills; production refuses it. `exploration_epsilon`:
     share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. `roles_file`: YAML
     table of who has which role. `smtp_url`, `slack_webhook`: where approvers are told of requests, off by default;
-    `approvals_url`: where the link in such a message leads. URLs are secrets, since they may carry passwords.
+    `approvals_url`: where the link in such a message leads. `slack_alerts_webhook`, `pagerduty_routing_key`, `sentry_dsn`:
+    where people are told of alerts, beside the two above; `pagerduty_url`: PagerDuty's events, such as those of the EU;
+    `alert_recipients`: who gets alerts by e-mail, beside who has the role;
+    `dagster_url`: base of links to runs. URLs are secrets, since they may carry passwords.
     """
 
     model_config = SettingsConfigDict(
@@ -102,6 +110,12 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr | None = Field(default=None, min_length=16)
     smtp_url: SecretStr | None = None
     slack_webhook: SecretStr | None = None
+    slack_alerts_webhook: SecretStr | None = None
+    pagerduty_routing_key: SecretStr | None = Field(default=None, min_length=32, max_length=32)
+    pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    sentry_dsn: SecretStr | None = None
+    alert_recipients: Annotated[str, AfterValidator(_addresses)] | None = None
+    dagster_url: str = "http://127.0.0.1:3000"
     approvals_url: str | None = None
     batch_input: AbsolutePath | None = None
     stream_url: SecretStr | None = None

@@ -65,7 +65,7 @@ def registered_model(context: dg.AssetExecutionContext, platform: Platform) -> d
                 author=author,
                 validation_status=_STATUS[report.verdict],
                 metrics=summary_metrics(report),
-                tags=reason.model_dump(),
+                tags=reason.facts(),
             ),
             spec,
             bump="major" if report.comparison is not None and report.comparison.architecture_change else "minor",
@@ -97,7 +97,8 @@ def model_card(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
 
     def write(spec: AgentSpec) -> Outcome:
         registered = platform.record("registered_model", spec.name, context.run.run_id)
-        version = model_registry(platform).version(spec.registered_model, registered["semver"])
+        registry = model_registry(platform)
+        version = registry.version(spec.registered_model, registered["semver"])
         report = report_behind(version, platform, spec)
         snapshot = open_snapshot(spec.name, version.data_hash, paths=platform.paths, engine=platform.engine)
         card = build_model_card(
@@ -109,6 +110,8 @@ def model_card(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
                 data_source=snapshot.source,
                 first_event=snapshot.first_event,
                 last_event=snapshot.last_event,
+                # The version's own: a later run that trains the same thing gives this version again.
+                reason=registry.training_reason(version.model_name, version.semver),
             ),
         )
         path = save_model_card(card, platform.paths.reports(spec.name) / report.identity.run_id)

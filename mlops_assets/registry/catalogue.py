@@ -3,13 +3,14 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sqlalchemy import Engine
 
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import NotReadyError
 from mlops_assets.foundation.files import digest, sha256_file
+from mlops_assets.foundation.trigger import EvidenceName
 from mlops_assets.registry.comparison import VersionComparison, compare_metrics
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.registration import RegisteredVersion, Stage, registered_version
@@ -86,6 +87,20 @@ class ModelCatalogue:
             InputError: no such version, or its run is gone.
         """
         return self._store.run_metrics(self.version(model_name, version).run_id)
+
+    def training_reason(self, model_name: str, version: str) -> str:
+        """Return why the version was trained, such as `drift: PSI 0.41 > 0.3 (drift_score 0.41)`.
+
+        Raises:
+            InputError: no such version.
+        """
+        number = self.version(model_name, version).mlflow_version
+        tags = next((one.tags for one in self._store.versions(model_name) if one.number == number), {})
+        if "trigger_type" not in tags:
+            return "not recorded"
+        numbers = [f"{name} {float(tags[name]):g}" for name in get_args(EvidenceName) if name in tags]
+        measured = f" ({', '.join(numbers)})" if numbers else ""
+        return f"{tags['trigger_type']}: {tags.get('reason', 'no reason given')}{measured}"
 
     def files_hash(self, model_name: str, version: str) -> str:
         """Hash the files that serving the version takes, as the model store holds them now: 64 hex digits.

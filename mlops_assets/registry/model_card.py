@@ -32,6 +32,7 @@ class ModelCard(BaseModel):
     training_data_source: str
     training_data_size: int
     data_date_range: str
+    training_reason: str = "not recorded"
     feature_list: tuple[str, ...]
     metrics: dict[str, float]
     test_data_performance: dict[str, float]
@@ -43,7 +44,7 @@ class ModelCard(BaseModel):
 
 
 class TrainingFacts(BaseModel):
-    """What the card says about the training: `framework` with its version, and the span of the snapshot's events."""
+    """What the card says about the training: `framework` with its version, the span of the snapshot's events, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +52,7 @@ class TrainingFacts(BaseModel):
     data_source: str
     first_event: datetime
     last_event: datetime
+    reason: str = "not recorded"
 
 
 class ProductStatements(BaseModel):
@@ -96,6 +98,7 @@ def build_model_card(
         training_data_source=f"{facts.data_source}, data version {version.data_hash}",
         training_data_size=report.identity.training_rows,
         data_date_range=f"{facts.first_event.date()}..{facts.last_event.date()}",
+        training_reason=facts.reason,
         feature_list=spec.state_fields,
         metrics={name: value for name, value in report.metrics.items() if not name.startswith(_PERFORMANCE)},
         test_data_performance=_performance(report),

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
 
 from sqlalchemy import Engine, select
 
@@ -12,12 +11,11 @@ from mlops_assets.foundation.clock import Clock, SystemClock
 from mlops_assets.foundation.database import read_transaction, transaction
 from mlops_assets.foundation.errors import MlopsError, TransientError
 from mlops_assets.foundation.messages import Message, Way
-from mlops_assets.foundation.policies import STAGE_SHARES
+from mlops_assets.foundation.policies import STAGE_SHARES, SeverityName
 from mlops_assets.foundation.tables import AuditEvent
 from mlops_assets.rollout.ledger import SERVICE
 from mlops_assets.rollout.state import Step
 
-Severity = Literal["INFO", "WARNING", "CRITICAL"]
 TOLD = "rollout_told"
 # One that does not answer takes ten seconds, and a tick has a minute for all models.
 _REST = timedelta(minutes=1)
@@ -118,7 +116,7 @@ def _versions(step: Step) -> str:
     return f"{state.candidate} against {state.champion}"
 
 
-def _title(step: Step) -> tuple[Severity, str]:
+def _title(step: Step) -> tuple[SeverityName, str]:
     if step.kind == "started":
         shares = " → ".join(f"{share:.0%}" for share in STAGE_SHARES.values() if share)
         return "INFO", f"Gradual rollout initiated ({shares})"

@@ -10,10 +10,9 @@ looks: the shadow spares users the clearly worse, proof that holds at every look
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Engine, and_, case, func, null, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -24,6 +23,9 @@ from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord, ShadowPredictionRecord
 from mlops_assets.rollout.advance import ShadowFindings
 from mlops_assets.rollout.state import RolloutState
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Shadows are asked behind the answer; both are in the database some 100 ms later. Time of the machine.
 LAG = timedelta(seconds=2)
@@ -83,7 +85,9 @@ def shadow_findings(engine: Engine, state: RolloutState, spec: AgentSpec, until:
     )
 
 
-def _read(engine: Engine, state: RolloutState, until: datetime) -> pd.DataFrame:
+def _read(engine: Engine, state: RolloutState, until: datetime) -> "pd.DataFrame":
+    import pandas as pd
+
     prediction, outcome = PredictionRecord, OutcomeRecord
     candidate, champion = aliased(ShadowPredictionRecord), aliased(ShadowPredictionRecord)
     # JSON is slow to read. The greedy action is the one that was taken, unless another was explored; equal actions have
@@ -142,7 +146,7 @@ def _asked(shadow: type[ShadowPredictionRecord], state: RolloutState, version: s
     )
 
 
-def _value_gain(labelled: pd.DataFrame, spec: AgentSpec) -> _Bounds:
+def _value_gain(labelled: "pd.DataFrame", spec: AgentSpec) -> _Bounds:
     """Bounds of the reward gained, as a share of its range; none where no action's reward is known."""
     known = labelled[labelled["valued"].to_numpy(dtype=bool)]
     gain = np.zeros(len(known))
@@ -160,6 +164,8 @@ def _of(values: NDArray[np.float64], actions: "pd.Series[Any]") -> NDArray[np.fl
 
 def _bounds(gains: NDArray[np.float64], users: "pd.Series[Any]") -> _Bounds:
     """Bounds of the mean over decisions, whole users resampled."""
+    import pandas as pd
+
     numbers, names = pd.factorize(users)
     if len(names) < _FEWEST_USERS:
         return _Bounds()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Engine, Row, case, func, select
 from sqlalchemy.orm import Session
@@ -15,28 +15,46 @@ from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
 _PERCENTILES = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 
 
-def monitoring_status(engine: Engine, start: datetime, end: datetime) -> list[dict[str, Any]]:
+Grouping = Literal["agent", "model_version", "variant"]
+
+
+def monitoring_status(
+    engine: Engine,
+    start: datetime,
+    end: datetime,
+    *,
+    by: Sequence[Grouping] = ("agent", "model_version", "variant"),
+    agent: str | None = None,
+) -> list[dict[str, Any]]:
     """Summarise the decisions with `start <= event_time < end`, one entry for each agent, version and variant.
 
     `mean_reward` and `accuracy` (share of labelled decisions that were the best) are over decisions with an outcome,
-    None where there is none: unknown is not zero.
+    None where there is none: unknown is not zero. `failed`: the candidate failed on the request, and the champion answered.
+    `mean_missing_features`: entries of the state for which a default stood.
+
+    Args:
+        engine: operational database.
+        start: aware.
+        end: aware.
+        by: what decisions have in common that are summarised together.
+        agent: of one agent; None for all.
 
     Raises:
         StorageError: the database does not answer.
     """
     inside = [PredictionRecord.event_time >= start, PredictionRecord.event_time < end]
-    by = [PredictionRecord.agent, PredictionRecord.model_version, PredictionRecord.variant]
+    if agent is not None:
+        inside.append(PredictionRecord.agent == agent)
+    columns = [getattr(PredictionRecord, name) for name in by]
     with read_transaction(engine) as session:
-        groups = _grouped(session, by, inside)
+        groups = _grouped(session, columns, inside)
         return [
             {
-                "agent": group.agent,
-                "model_version": group.model_version,
-                "variant": group.variant,
+                **{name: getattr(group, name) for name in by},
                 **_figures(group),
                 **_latencies(
                     session,
-                    [*inside, *(column == getattr(group, column.key) for column in by)],
+                    [*inside, *(column == getattr(group, column.key) for column in columns)],
                     group.predictions,
                 ),
             }
@@ -73,7 +91,9 @@ def _grouped(session: Session, by: Sequence[Any], where: Sequence[ColumnElement[
             func.count(PredictionRecord.user_hash.distinct()).label("users"),
             func.sum(case((PredictionRecord.status == "degraded", 1), else_=0)).label("degraded"),
             func.count(PredictionRecord.fallback).label("fallbacks"),
+            func.sum(case((PredictionRecord.fallback == "failed", 1), else_=0)).label("failed"),
             func.sum(case((PredictionRecord.cached.is_(True), 1), else_=0)).label("cached"),
+            func.avg(func.json_array_length(PredictionRecord.missing_features)).label("mean_missing_features"),
             func.avg(PredictionRecord.confidence).label("mean_confidence"),
             func.avg(PredictionRecord.latency_ms).label("latency_mean_ms"),
             func.count(OutcomeRecord.id).label("outcomes"),
@@ -90,8 +110,8 @@ def _grouped(session: Session, by: Sequence[Any], where: Sequence[ColumnElement[
 
 
 def _figures(group: Row[Any]) -> dict[str, Any]:
-    counts = ("predictions", "users", "degraded", "fallbacks", "cached", "outcomes", "labelled")
-    means = ("mean_confidence", "latency_mean_ms", "mean_reward", "accuracy")
+    counts = ("predictions", "users", "degraded", "fallbacks", "failed", "cached", "outcomes", "labelled")
+    means = ("mean_missing_features", "mean_confidence", "latency_mean_ms", "mean_reward", "accuracy")
     found: dict[str, Any] = {name: int(getattr(group, name)) for name in counts}
     for name in means:
         value = getattr(group, name)

@@ -70,7 +70,7 @@ def dqn_model(
                 spec,
                 config,
                 lineage=lineage_of(decisions, snapshot, config, seed=settings.training_seed),
-                origin=new_origin(dagster_run, reason.model_dump(), platform.clock.now(), parent),
+                origin=new_origin(dagster_run, reason.facts(), platform.clock.now(), parent),
                 device=trainer.device_for(settings),
                 tracker=tracker,
                 paths=platform.paths,

@@ -431,6 +431,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_kill_at_any_point_and_run_again_ends_in_the_same_state(collections: dict[str, Any]) -> None:
     """Prevents: `kill -9` between write and publish losing, doubling or half-publishing data; real SIGKILLs."""
     kills = collections["kill"]["kills"]

@@ -82,6 +82,7 @@ def test_a_platform_that_treats_arms_differently_alarms(
     assert look(sqlite_engine, SERVED_AT + 7 * HOUR).alarm is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [0.01, -0.01])
 def test_a_difference_within_the_limits_is_none(sqlite_engine: Engine, points: float) -> None:
     """The way of a candidate costs a moment, or saves one, and some day that is proven, and nothing ever starts again."""

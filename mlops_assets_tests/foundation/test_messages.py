@@ -1,13 +1,15 @@
 """Messages on a real SMTP conversation and a real HTTP post; no secret in any error."""
 
 import json
+from dataclasses import replace
 from email import message_from_bytes
 from email.policy import default
 
 import pytest
 
 from mlops_assets.foundation.errors import SettingsError, TransientError
-from mlops_assets.foundation.messages import Message, message_ways
+from mlops_assets.foundation.messages import Message, message_ways, send_mail
+from mlops_assets.foundation.posting import NotTakenError
 from mlops_assets.foundation.settings import Settings, load_settings
 from mlops_assets_tests.foundation.mailbox import Channel, Mailbox, running
 
@@ -40,6 +42,15 @@ def test_slack_gets_the_text() -> None:
     with running(channel):
         message_ways(load_settings({"MLOPS_SLACK_WEBHOOK": channel.url}))["Slack"](MESSAGE)
     assert [json.loads(body) for body in channel.posted] == [{"text": MESSAGE.text}]
+
+
+def test_what_is_said_calls_nobody_in_slack() -> None:
+    """An error message of a stranger's test calls the whole channel, or what stands in angle brackets is not read."""
+    channel = Channel()
+    with running(channel):
+        text = '<!channel> "a" & b < c'
+        message_ways(load_settings({"MLOPS_SLACK_WEBHOOK": channel.url}))["Slack"](Message("subject", text))
+    assert [json.loads(body) for body in channel.posted] == [{"text": '&lt;!channel&gt; "a" &amp; b &lt; c'}]
 
 
 def test_failures_are_transient_and_show_no_secret() -> None:
@@ -79,6 +90,41 @@ def test_what_is_no_url_of_the_way_is_refused(environ: dict[str, str]) -> None:
         message_ways(load_settings(environ))
     assert "hush" not in str(caught.value)
     assert next(iter(environ)) in str(caught.value)
+
+
+def test_a_message_is_taken_once_the_server_says_so() -> None:
+    """A server that takes a message and then says nothing more is sent it again and again."""
+    mailbox = Mailbox()
+    mailbox.silent_after_data = True
+    with running(mailbox):
+        send_mail(mailbox.url, replace(MESSAGE, message_id="<7@alerts>"), seconds=2.0)
+    (sent,) = mailbox.messages
+    assert message_from_bytes(sent.encode(), policy=default)["Message-ID"] == "<7@alerts>"
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [("451 later", False), ("421 closing", False), ("550 no such user", True), ("552 too big", True)],
+)
+@pytest.mark.parametrize("at", ["recipient", "data"])
+def test_what_is_refused_for_good_is_told_from_what_may_pass(code: str, refused: bool, at: str) -> None:
+    """One message that no server takes holds back all others of the channel, or a busy server counts as a bad message."""
+    mailbox = Mailbox()
+    mailbox.refusal = (at, code)
+    with running(mailbox), pytest.raises(NotTakenError) as caught:
+        send_mail(mailbox.url, MESSAGE, seconds=2.0)
+    assert caught.value.refused == refused
+    assert mailbox.messages == []
+
+
+def test_one_bad_recipient_keeps_the_message_from_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody has left the company, and nobody is mailed any more; or nobody hears that somebody was not."""
+    mailbox = Mailbox()
+    mailbox.unknown = {"sre@company.com"}
+    with running(mailbox):
+        send_mail(mailbox.url, MESSAGE, seconds=2.0)
+    assert len(mailbox.messages) == 1
+    assert "took 'CRITICAL: Model Rollback', but not for sre@company.com" in caplog.text
 
 
 def test_off_by_default() -> None:

@@ -61,6 +61,44 @@ def test_numbers_of_the_handbook_profile() -> None:
     assert (profile.retry.max_retries, profile.retry.delay_seconds) == (3, 300.0)
 
 
+def test_only_critical_pages() -> None:
+    """C-24: a warning wakes people, until they no longer wake up."""
+    for name in profile_names():
+        alerting = load_profile(name).alerting
+        paging = {severity for severity, channels in alerting.routes.items() if "pagerduty" in channels}
+        assert paging == {"CRITICAL"}
+        # The database is there anyway, and without a way set the log is all that there is.
+        assert all("log" in channels for channels in alerting.routes.values())
+        assert "pagerduty" in alerting.escalation
+    assert load_profile("duetmind").alert_thresholds.accuracy_drop.model_dump() == {
+        "info": None, "warning": 0.02, "critical": 0.05,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("WARNING: [log,", "WARNING: [pagerduty, log,", "only CRITICAL pages"),
+        ("    INFO: [log, slack]\n", "", "expected INFO, WARNING and CRITICAL"),
+        ("INFO: [log, slack]", "INFO: [log, telegram]", "'telegram'"),
+        ("hours: [22, 6]", "hours: [6, 6]", "are no part of a day"),
+        ("hours: [22, 6]", "hours: [22, 24]", "are no part of a day"),
+        ("{timezone: UTC, hours: [22, 6]}", "{timezone: Mars, hours: [22, 6]}", "there is no timezone 'Mars'"),
+        ("max_retry_seconds: 300.0", "max_retry_seconds: 3.0", "is below retry_seconds 15.0"),
+        (", default: WARNING}", "}", "failed_runs has no `default`"),
+        (
+            "error_rate: {info: null, warning: 0.01,",
+            "error_rate: {info: null, warning: 0.03,",
+            "expected .* in rising order",
+        ),
+    ],
+)
+def test_alerting_that_cannot_be_is_refused(old: str, new: str, message: str) -> None:
+    """A typo in a route is found in the night in which somebody should have been told."""
+    with pytest.raises(SettingsError, match=message):
+        _parse(old, new)
+
+
 def test_profiles_differ() -> None:
     """A profile copied and never edited loses its source's numbers."""
     loaded = [load_profile(name) for name in profile_names()]

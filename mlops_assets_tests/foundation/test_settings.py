@@ -95,6 +95,17 @@ def test_passwords_do_not_show() -> None:
     assert settings.redis_url.get_secret_value() == "redis://:secret@redis:6379"
 
 
+def test_addresses_of_alerts() -> None:
+    """A recipient with a typo gets no alert, and a routing key that is cut is one of nobody; neither key shows."""
+    settings = load_settings({"MLOPS_ALERT_RECIPIENTS": "a@b.com,c@d.com", "MLOPS_PAGERDUTY_ROUTING_KEY": "k" * 32})
+    assert settings.alert_recipients == "a@b.com, c@d.com"
+    assert "kkk" not in repr(settings)
+    with pytest.raises(SettingsError, match=r"MLOPS_ALERT_RECIPIENTS='a@b.com,x': 'x' is not an e-mail address"):
+        load_settings({"MLOPS_ALERT_RECIPIENTS": "a@b.com,x"})
+    with pytest.raises(SettingsError, match=r"MLOPS_PAGERDUTY_ROUTING_KEY=<hidden>: .*at least 32"):
+        load_settings({"MLOPS_PAGERDUTY_ROUTING_KEY": "short"})
+
+
 def test_the_project_variable_wins_over_mlflows_own() -> None:
     """A shell's general MLFLOW_TRACKING_URI must not redirect a project that was told otherwise."""
     both = {"MLFLOW_TRACKING_URI": "http://general", "MLOPS_MLFLOW_TRACKING_URI": "http://project"}

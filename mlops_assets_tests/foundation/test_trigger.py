@@ -62,3 +62,27 @@ def test_the_author_is_an_address() -> None:
     for tag in ("", "ana", "ana@company", "ana@company.com, bob@company.com", "@company.com", f"{'a' * 255}@b.com"):
         with pytest.raises(InputError, match=r"run tag mlops/author=.* such as ana@company.com, or leave the tag away"):
             author_in({AUTHOR_TAG: tag})
+
+
+def test_evidence_travels_with_the_reason() -> None:
+    """Run tags, MLflow parameters and the card say `drift`, and nobody knows how much."""
+    reason = TriggerReason(
+        trigger_type="drift", reason="PSI", evidence={"drift_score": 0.1 + 0.2, "accuracy_drop": 1e-9}, request="k-1"
+    )
+    assert TriggerReason.from_tags(reason.tags()) == reason
+    assert reason.facts() == {
+        "trigger_type": "drift",
+        "reason": "PSI",
+        "drift_score": "0.30000000000000004",
+        "accuracy_drop": "1e-09",
+        "retraining_request": "k-1",
+    }
+    assert TriggerReason().facts() == {"trigger_type": "manual", "reason": "started by hand"}
+    assert str(reason) == "drift: PSI"
+
+
+@pytest.mark.parametrize("text", ["much", "nan", "inf", ""])
+def test_a_number_that_is_none_is_refused(text: str) -> None:
+    """It would fail hours later, when MLflow or the card reads it."""
+    with pytest.raises(InputError, match=f"mlops/evidence_drift_score='{text}' is no number"):
+        TriggerReason.from_tags({TRIGGER_TAG: "drift", "mlops/evidence_drift_score": text})

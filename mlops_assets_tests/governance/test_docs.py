@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from mlops_assets.governance.approval_state import Reason
 from mlops_assets_tests.governance.conftest import Office
 from mlops_assets_tests.mlflow_runs import SPEC
@@ -19,6 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_documented_commands(small_office: Office, tmp_path: Path) -> None:
     """A command of the document fails, or ends somewhere else than it says."""
     small_office.decide(0, "approved")

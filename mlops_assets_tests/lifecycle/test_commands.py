@@ -55,6 +55,7 @@ def test_assets_are_listed_with_nothing_set(user: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_one_agents_snapshot_is_materialised_from_the_command_line(user: Path) -> None:
     """A selection of a partitioned asset with an unpartitioned one is refused, or fills all partitions."""
     variables = {"MLOPS_HOME": str(user / "data"), **SETTINGS}

@@ -44,6 +44,7 @@ def _rows(world: World, table: type[Any]) -> list[Any]:
         return list(session.scalars(select(table)))
 
 
+@pytest.mark.slow
 def test_a_rejected_snapshot_stops_its_run_and_is_never_trained_on(world: World) -> None:
     """A blocking check stops only its own run: the next one trained on the data that it had just refused."""
     run = world.run("retrain", AGENT, settings={"MLOPS_DATA_PROFILE": "standard"})
@@ -78,6 +79,7 @@ def test_a_rejected_snapshot_stops_its_run_and_is_never_trained_on(world: World)
     assert not world.settings.paths.mlflow_db.exists()
 
 
+@pytest.mark.slow
 def test_a_training_set_of_a_snapshot_that_was_rejected_later_is_refused(world: World) -> None:
     """The data were validated again with stricter rules and refused; the training set made of them was still at hand."""
     before = ["test_executions", "test_execution_features", "training_experiences", "data_validation_report"]

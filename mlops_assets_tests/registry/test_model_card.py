@@ -30,6 +30,7 @@ FACTS = TrainingFacts(
     data_source="simulator",
     first_event=datetime(2026, 1, 5, tzinfo=UTC),
     last_event=datetime(2026, 2, 20, 23, tzinfo=UTC),
+    reason="drift: PSI 0.41 > 0.3 (drift_score 0.41)",
 )
 
 
@@ -91,6 +92,7 @@ def test_every_field_comes_from_the_run() -> None:
     assert card.training_data_source == "simulator, data version data"
     assert card.training_data_size == 96_000
     assert card.data_date_range == "2026-01-05..2026-02-20"
+    assert card.training_reason == "drift: PSI 0.41 > 0.3 (drift_score 0.41)"
     assert card.feature_list == SPEC.state_fields
     assert card.metrics == {"accuracy": 0.93, "f1": 0.9, "avg_reward": 85.3}
     assert card.test_data_performance == {

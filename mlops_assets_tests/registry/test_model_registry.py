@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlops_assets.foundation.clock import FixedClock
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.errors import InputError, NotReadyError, PermanentError
 from mlops_assets.foundation.tables import AuditEvent
+from mlops_assets.foundation.trigger import TriggerReason
 from mlops_assets.registry.mlflow_store import MlflowStore
 from mlops_assets.registry.model_registry import ModelRegistry
 from mlops_assets_tests.mlflow_runs import NOW, SPEC, MlflowRuns, approve, dying_at_commit, stage_tags
@@ -353,3 +355,16 @@ def test_promotions_reach_the_audit_log(
     with caplog.at_level(logging.INFO, logger="audit"):
         promoted(0)
     assert any('"event_type":"model_promoted_to_production"' in record.message for record in caplog.records)
+
+
+def test_a_version_says_why_it_was_trained(registry: ModelRegistry, mlflow_runs: MlflowRuns) -> None:
+    """The card of a version that is made again names the later run's cause, or drops what was measured."""
+    reason = TriggerReason(trigger_type="drift", reason="PSI 0.41 > 0.3", evidence={"drift_score": 0.41}, request="k")
+    semver = registry.register(replace(mlflow_runs.candidate(0), tags=reason.facts()), SPEC).semver
+    assert registry.training_reason(NAME, semver) == "drift: PSI 0.41 > 0.3 (drift_score 0.41)"
+    later = TriggerReason(trigger_type="manual", reason="once more")
+    again = registry.register(replace(mlflow_runs.candidate(0), tags=later.facts()), SPEC)
+    assert (again.semver, again.created) == (semver, False)
+    assert registry.training_reason(NAME, semver) == "drift: PSI 0.41 > 0.3 (drift_score 0.41)"
+    other = registry.register(mlflow_runs.candidate(1), SPEC).semver
+    assert registry.training_reason(NAME, other) == "not recorded"

@@ -1,27 +1,25 @@
 """The two jobs on a small graph with the lifecycle's groups: which assets, which agents, which tags, how many tries."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from sqlalchemy import Engine
 
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.foundation.errors import InputError, TransientError
 from mlops_assets.foundation.partitions import AGENT_PARTITIONS, permanent_failures
 from mlops_assets.foundation.policies import RetryPolicySettings
 from mlops_assets.foundation.profiles import PolicyProfile, load_profile, profile_names
+from mlops_assets.foundation.settings import Settings
 from mlops_assets.foundation.trigger import TriggerReason
 from mlops_assets.retraining.jobs import lifecycle_jobs
+from mlops_assets.retraining.requests import all_requests
+from mlops_assets_tests.retraining.conftest import location, platform_at
 
 GROUPS = ["experiences", "features", "training", "evaluation", "registry", "governance"]
 Runs = list[tuple[str, tuple[str, ...]]]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
 
 
 def _definitions(runs: Runs, profile: PolicyProfile, fail: Callable[[], None] = lambda: None) -> dg.Definitions:
@@ -121,3 +119,45 @@ def test_a_whole_run_is_one_process() -> None:
     definitions = _definitions([], _patient(0))
     for name in ("model_lifecycle", "retrain"):
         assert definitions.resolve_job_def(name).executor_def.name == "in_process"
+
+
+ASKED = {"agent": "execution", "reason": "new browser", "user": "ana@company.com", "override": False}
+
+
+def _ask(settings: Settings, instance: dg.DagsterInstance, **changes: object) -> dg.ExecuteInProcessResult:
+    job = location(platform_at(settings)).resolve_job_def("request_retraining")
+    config = {"ops": {"ask_for_retraining": {"config": {**ASKED, **changes}}}}
+    return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+
+
+def test_a_training_by_hand(settings: Settings, instance: dg.DagsterInstance, sqlite_engine: Engine) -> None:
+    """The launchpad says success, and nothing was asked for."""
+    done = _ask(settings, instance)
+    assert done.success
+    (found,) = all_requests(sqlite_engine, since=datetime(2020, 1, 1, tzinfo=UTC))
+    assert (found.trigger_type, found.reason, found.user) == ("manual", "new browser", "ana@company.com")
+    # What has to wait is no failure: it is asked for, and the run says what it waits for.
+    again = _ask(settings, instance, override=True)
+    assert again.success
+    (output,) = (event for event in again.all_events if event.event_type_value == "STEP_OUTPUT")
+    assert output.step_output_data.metadata["decision"].value == "suppressed"
+    assert "in_flight" in str(output.step_output_data.metadata["reason"].value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agent": ""}, "unknown agent ''"),
+        ({"reason": " "}, "needs who asks for it, a reason"),
+        ({"user": ""}, "needs who asks for it, a reason"),
+        ({"user": "retraining"}, "is the name of a service"),
+    ],
+)
+def test_a_training_by_nobody(
+    settings: Settings, instance: dg.DagsterInstance, changes: dict[str, object], message: str
+) -> None:
+    """The launchpad opens with empty fields, and somebody launches them."""
+    done = _ask(settings, instance, **changes)
+    failures = [str(event.event_specific_data) for event in done.all_events if event.is_failure]
+    assert not done.success
+    assert any(message in one for one in failures), failures

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from mlops_assets.foundation.clock import ScaledClock
 from mlops_assets.rollout.ledger import steps
 from mlops_assets_tests.rollout.conftest import MODEL, Tower
@@ -22,6 +24,7 @@ def lines(word: str) -> list[str]:
     return block.splitlines()
 
 
+@pytest.mark.slow
 def test_the_documented_commands(small_tower: Tower, tmp_path: Path) -> None:
     """A command of the document fails, or ends somewhere else than it says."""
     tower = small_tower

@@ -11,6 +11,7 @@ def named(name: str) -> Candidate:
     return next(one for one in CANDIDATES if one.name == name)
 
 
+@pytest.mark.slow
 def test_a_good_candidate_reaches_everybody_and_soon() -> None:
     """A rollout that takes good candidates back is switched off by the people who train them."""
     good = CANDIDATES[0]

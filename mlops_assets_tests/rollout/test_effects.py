@@ -400,6 +400,7 @@ def deliver(url: str, runs: MlflowRuns, folder: Path, barrier: Barrier) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_two_daemons_deliver_once(scene: Scene, tmp_path: Path) -> None:
     """Each message twice is one that people stop reading."""
     scene.write("started", "advanced", "paused", "resumed", "rolled_back")

@@ -32,6 +32,7 @@ def pass_stage(tower: Tower, first: int, *, wrong: Finding = nobody) -> str | No
     return tower.rollouts.tick(MODEL).kind
 
 
+@pytest.mark.slow
 def test_a_good_candidate_becomes_champion_stage_by_stage(small_tower: Tower, tmp_path) -> None:
     """Every stage is passed once, on evidence, and what servers and people read follows."""
     tower = small_tower
@@ -59,6 +60,7 @@ def test_a_good_candidate_becomes_champion_stage_by_stage(small_tower: Tower, tm
     assert str(tower.rollouts.tick(MODEL)).endswith("completed: nothing waits for a rollout")
 
 
+@pytest.mark.slow
 def test_worse_in_one_browser_is_found(small_tower: Tower) -> None:
     """An average over all browsers hides those whose users suffer."""
     tower = small_tower

@@ -498,6 +498,7 @@ home.score(parquet_input(Path(sys.argv[2]), spec), model, scorer=stopping)
 """
 
 
+@pytest.mark.slow
 def test_after_kill_nine_the_rest_is_scored_and_every_byte_is_the_same(
     home: Home, model: ServedModel, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServingR
     made.readers.dispose()
 
 
+@pytest.mark.slow
 def test_two_thousand_bodies_meet_no_server_error(runtime: ServingRuntime) -> None:
     """Some body passes the parser, and is a server error, or an answer that is never logged, behind it."""
     answered: list[str] = []

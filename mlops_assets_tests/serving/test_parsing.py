@@ -180,6 +180,7 @@ MUTATED = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10_000)
 @given(
     st.one_of(

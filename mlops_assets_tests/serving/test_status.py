@@ -41,6 +41,7 @@ def logged(engine: Engine) -> Engine:
                 user_hash=f"user-{i % 40}",
                 latency_ms=float(random.lognormal()),
                 status="degraded" if i % 10 == 0 else "ok",
+                missing_features=list(SPEC.state_fields[-2:]) if i % 10 == 0 else [],
                 fallback={0: "failed", 20: "absent"}.get(i % 40),
                 action=int(random.integers(4)),
                 cached=i % 3 == 0,
@@ -70,6 +71,8 @@ def test_groups_agree_with_numpy(logged: Engine) -> None:
         assert group["degraded"] == sum(i % 10 == 0 for i in rows)
         # An answer without features by the champion in the candidate's place is both.
         assert group["fallbacks"] == sum(i % 20 == 0 for i in rows)
+        assert group["failed"] == sum(i % 40 == 0 for i in rows)
+        assert group["mean_missing_features"] == pytest.approx(np.mean([2 if i % 10 == 0 else 0 for i in rows]))
         assert group["cached"] == sum(i % 3 == 0 for i in rows)
         assert (group["outcomes"], group["labelled"]) == (len(with_outcome), len(labelled))
         if with_outcome:
@@ -127,3 +130,18 @@ def test_an_explanation_names_every_feature(engine: Engine) -> None:
     assert (found["training_snapshot"], found["shadows"]) == (None, [])
     assert found["model"] == {"name": "execution-agent-dqn", "version": "1.0.0", "alias": "champion"}
     assert explain_prediction(engine, "absent") is None
+
+
+def test_versions_over_all_variants(logged: Engine) -> None:
+    """A version's percentile is the mean of its variants', or another agent's decisions are among them."""
+    end = START + timedelta(days=1)
+    with transaction(logged) as session:
+        session.add(prediction_row(AGENTS["generation"], "other", event_time=START, latency_ms=1e6))
+    (found,) = monitoring_status(logged, START, end, by=["agent"], agent="execution")
+    random = np.random.default_rng(0)
+    latencies = []
+    for _ in range(400):
+        latencies.append(random.lognormal())
+        random.integers(4)
+    assert (found["agent"], found["predictions"], found["failed"]) == ("execution", 400, 10)
+    assert [found[name] for name in PERCENTILES] == pytest.approx(nearest_ranks(latencies))

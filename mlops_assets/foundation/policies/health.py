@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mlops_assets.foundation.policies.base import NotNegative, OpenShare, Positive, Section, Share
+from mlops_assets.foundation.policies.base import OpenShare, Positive, Section, Share
 
 
 class HealthPolicy(Section):
@@ -35,15 +35,12 @@ class HealthPolicy(Section):
 
 
 class EstimatePolicy(Section):
-    """When performance is estimated without labels, when that is believed, and when a loss is worth a training.
+    """When performance is estimated without labels, and when that is believed.
 
-    `min_reference_rows`: labelled held-out decisions that calibrate. `max_outside_share`: of decisions unlike any in the
-    reference, beyond which nothing is estimated. `coverage_alpha`: the chance that an estimate that keeps its promise is ever
-    switched off. `label_delay_hours`: younger decisions do not count as labelled. `min_labelled`, `min_outcomes`: with so
-    many, what was realised counts instead of the estimate.
-
-    `training_cost`: of one training, in units of the reward. A loss hurts when, at `confidence`, it costs more than that
-    within `payback_days`.
+    `confidence`: of the intervals, two-sided. `min_reference_rows`: labelled decisions of the version that calibrate.
+    `max_outside_share`: of decisions unlike any in the reference, beyond which nothing is estimated. `coverage_alpha`: the
+    chance that an estimate that keeps its promise is ever switched off. `min_realised`: with so many labels, or else
+    outcomes, what was realised counts instead of the estimate.
     """
 
     confidence: OpenShare
@@ -51,9 +48,5 @@ class EstimatePolicy(Section):
     min_rows: Annotated[int, Field(ge=1)]
     max_outside_share: Share
     coverage_alpha: OpenShare
-    label_delay_hours: NotNegative
-    min_labelled: Annotated[int, Field(ge=2)]
-    min_outcomes: Annotated[int, Field(ge=2)]
+    min_realised: Annotated[int, Field(ge=2)]
     bootstrap_samples: Annotated[int, Field(ge=100)]
-    training_cost: NotNegative
-    payback_days: Positive

@@ -18,8 +18,20 @@ from mlops_assets.foundation.tables.governance import (
     WaiverRecord,
 )
 from mlops_assets.foundation.tables.models import AssetRecord, ModelVersionRecord
-from mlops_assets.foundation.tables.monitoring import AlertDelivery, AlertRecord, DriftCheckRecord, DriftReferenceRecord
+from mlops_assets.foundation.tables.monitoring import (
+    AlertChannelRecord,
+    AlertDelivery,
+    AlertRecord,
+    DriftCheckRecord,
+    DriftReferenceRecord,
+)
 from mlops_assets.foundation.tables.platform import Lease
+from mlops_assets.foundation.tables.retraining import (
+    RetrainingEvaluationRecord,
+    RetrainingRunRecord,
+    TriggerSignalRecord,
+    WatchedFileRecord,
+)
 from mlops_assets.foundation.tables.rollout import RolloutEffect, RolloutEvent, RolloutWatch
 from mlops_assets.foundation.tables.serving import (
     ApiTokenRecord,
@@ -29,10 +41,11 @@ from mlops_assets.foundation.tables.serving import (
 )
 
 __all__ = [
-    "ROW_ID", "AlertDelivery", "AlertRecord", "ApiTokenRecord", "ApprovalRequestRecord", "ApprovalVoteRecord",
-    "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord", "DriftReferenceRecord",
-    "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit", "FeatureViewRecord",
-    "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord", "PredictionRecord",
-    "QuarantinedRow", "RolloutEffect", "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord", "SnapshotRecord",
-    "UtcDateTime", "ValidationRecord", "WaiverRecord",
+    "ROW_ID", "AlertChannelRecord", "AlertDelivery", "AlertRecord", "ApiTokenRecord", "ApprovalRequestRecord",
+    "ApprovalVoteRecord", "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord",
+    "DriftReferenceRecord", "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit",
+    "FeatureViewRecord", "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord",
+    "PredictionRecord", "QuarantinedRow", "RetrainingEvaluationRecord", "RetrainingRunRecord", "RolloutEffect",
+    "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord", "SnapshotRecord", "TriggerSignalRecord",
+    "UtcDateTime", "ValidationRecord", "WaiverRecord", "WatchedFileRecord",
 ]  # fmt: skip

@@ -59,8 +59,9 @@ class DriftCheckRecord(Base):
 class AlertRecord(Base):
     """One thing that people have to know, from its first occurrence to its recovery.
 
-    `severity` is INFO, WARNING or CRITICAL, the highest it had; `status` open, acknowledged or recovered. `told_at`: when
-    people were last told of it. `agent` and `model_name` are empty where it is about neither.
+    `severity` is INFO, WARNING or CRITICAL, the highest it had, `critical_at` since when it is CRITICAL; `status` open,
+    acknowledged or recovered. `told_at`: when people were last told of it, or will be. `agent` and
+    `model_name` are empty where it is about neither.
     """
 
     __tablename__ = "alert"
@@ -90,6 +91,7 @@ class AlertRecord(Base):
     raised_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
     told_at: Mapped[datetime | None]
+    critical_at: Mapped[datetime | None]
     escalated_at: Mapped[datetime | None]
     acknowledged_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
@@ -99,8 +101,9 @@ class AlertRecord(Base):
 class AlertDelivery(Base):
     """The outbox of alerts: one notice of one alert on one channel, in the order of `id` for each dedupe key.
 
-    `kind` is raised, worsened, repeated, escalated or recovered; `number` counts the notices of an alert. `due_at`: not
-    before, for the backoff and quiet hours. `problem` says why the last of `attempts` tries failed.
+    `kind` is raised, worsened, repeated, escalated, acknowledged or recovered; `number` counts the notices of an alert.
+    `due_at`: not before, for quiet hours and a message that was refused. `attempts` counts tries that were begun, and
+    `problem` says what became of the last one; None once it was taken.
     """
 
     __tablename__ = "alert_delivery"
@@ -118,3 +121,15 @@ class AlertDelivery(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     delivered_at: Mapped[datetime | None]
     problem: Mapped[str | None] = mapped_column(Text)
+
+
+class AlertChannelRecord(Base):
+    """A way to people that does not answer, until it does: since when, how often it was tried, and when it is tried next."""
+
+    __tablename__ = "alert_channel"
+
+    channel: Mapped[str] = mapped_column(String(32), primary_key=True)
+    failures: Mapped[int]
+    failing_since: Mapped[datetime]
+    not_before: Mapped[datetime]
+    problem: Mapped[str] = mapped_column(Text)

@@ -34,7 +34,7 @@ def _json(name: str) -> sa.Column:
 
 
 def upgrade() -> None:
-    """Create the four tables."""
+    """Create the five tables."""
     op.create_table(
         "drift_reference",
         _text("model_name", 128),
@@ -89,6 +89,7 @@ def upgrade() -> None:
         _instant("raised_at"),
         _instant("last_seen_at"),
         _instant("told_at", nullable=True),
+        _instant("critical_at", nullable=True),
         _instant("escalated_at", nullable=True),
         _instant("acknowledged_at", nullable=True),
         _text("acknowledged_by", nullable=True),
@@ -124,9 +125,18 @@ def upgrade() -> None:
         sa.UniqueConstraint("alert_id", "number", "channel", name="uq_alert_delivery_alert_id_number_channel"),
     )
     op.create_index("ix_alert_delivery_delivered_at_due_at", "alert_delivery", ["delivered_at", "due_at"])
+    op.create_table(
+        "alert_channel",
+        _text("channel", 32),
+        _count("failures"),
+        _instant("failing_since"),
+        _instant("not_before"),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("channel", name="pk_alert_channel"),
+    )
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("alert_delivery", "alert", "drift_check", "drift_reference"):
+    for table in ("alert_channel", "alert_delivery", "alert", "drift_check", "drift_reference"):
         op.drop_table(table)
