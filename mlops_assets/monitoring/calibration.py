@@ -5,7 +5,7 @@ state): whether the greedy action is the best (logistic), the value it loses, an
 cross-fitted over clusters, so that the residuals that are kept are those of decisions their model has not seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,8 @@ class Features:
         )
         raw = start._raw(decisions)
         deviation = raw.std(axis=0)
-        return cls(
-            **{
-                **vars(start),
-                "mean": raw.mean(axis=0),
-                "scale": np.where(deviation > _MIN_SPREAD, deviation, np.inf),
-            }
-        )
+        scale = np.where(deviation > _MIN_SPREAD, deviation, np.inf)
+        return replace(start, mean=raw.mean(axis=0), scale=scale)
 
     def of(self, decisions: VersionDecisions) -> Float:
         """Features (N, F), standardised by the reference; one that is constant there is 0 everywhere."""
@@ -115,7 +110,11 @@ class CalibrationReference:
 
     @classmethod
     def of(cls, reference: VersionDecisions, *, min_rows: int, seed: int) -> "CalibrationReference":
-        """Fit the calibration on held-out decisions, of which the labelled count.
+        """Fit the calibration on decisions that the version took and was not trained on, of which the labelled count.
+
+        Best are held-out episodes that the version played itself, or its first ones in service. Where another policy took the
+        decisions, they show other states, and the value of what that policy knew is taken for the version's own: estimates
+        are then off by points (benchmarks/label_free.md), which the coverage's watch finds.
 
         Raises:
             InputError: fewer than `min_rows` are labelled.

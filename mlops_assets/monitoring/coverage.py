@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # How much more often than promised a broken estimate is expected to miss, in points: it sets the bets, not the error rate.
 _EXPECTED_MISSES = 0.2
-
+# Coverage may break late: every so many windows, a part of the stake is bet anew.
+_WINDOWS_A_PLACING = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CoverageWatch:
     def start(cls, policy: EstimatePolicy) -> "CoverageWatch":
         """Return the watch before its first window."""
         limit = Limit(ratio=0.0, delta=1.0 - policy.confidence)
-        evidence = Evidence(limit, effect=_EXPECTED_MISSES, relative=False)
+        evidence = Evidence(limit, effect=_EXPECTED_MISSES, relative=False).placed_again()
         return cls(policy.confidence, policy.coverage_alpha, evidence)
 
     @property
@@ -71,9 +72,10 @@ class CoverageWatch:
         slack += normal_quantile(0.5 + self.confidence / 2) * estimate.noise_errors[0]
         missed = abs(realised - estimate.accuracy.estimate) > slack
         look = Batch(share=1.0, control=Outcomes(), treatment=Outcomes.counted(1, int(missed)))
-        return replace(
-            self, evidence=self.evidence.updated(look), windows=self.windows + 1, misses=self.misses + int(missed)
-        )
+        evidence, windows = self.evidence.updated(look), self.windows + 1
+        if windows % _WINDOWS_A_PLACING == 0:
+            evidence = evidence.placed_again()
+        return replace(self, evidence=evidence, windows=windows, misses=self.misses + int(missed))
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlops_assets.evaluation.intervals import Interval, normal_quantile
 from mlops_assets.foundation.policies import EstimatePolicy
@@ -35,8 +34,9 @@ class PerformanceEstimate:
     """Estimated means per decision of one window; None where nothing can be said.
 
     `accuracy`: share whose greedy action is the best. `loss`: value lost beyond what the version lost on its reference; 0
-    where nothing has changed. `reward`: of the logged actions. `calibration_errors` are the parts of the standard errors
-    (accuracy, loss, reward) that every window of this reference shares. `effective_reference_rows`: Kish, after weighting.
+    where nothing has changed. `reward`: of the logged actions. Standard errors are in two parts, (accuracy, loss, reward)
+    each: `calibration_errors`, which all windows of this reference share, and `noise_errors`, of the window's own outcomes.
+    `effective_reference_rows`: (sum w)^2 / sum w^2 (Kish 1965). `outside_share`: of the window, unlike the reference.
     """
 
     verdict: Verdict
@@ -79,27 +79,24 @@ def estimate_performance(
         return _nothing("outside_reference", decisions, words, effective=effective, outside=outside)
     means, calibration, noise = _combined(reference, predicted, weights, len(decisions))
     z = normal_quantile(0.5 + policy.confidence / 2)
-    errors = np.hypot(calibration, noise)
+    halves = z * np.hypot(calibration, noise)
     accuracy, lost, reward = (
-        _interval(*figures, policy.confidence) for figures in zip(means, z * errors, strict=True)
+        _interval(float(mean), float(half), policy.confidence) for mean, half in zip(means, halves, strict=True)
     )
-    if accuracy is not None:
-        accuracy = Interval(
-            min(max(accuracy.estimate, 0.0), 1.0), max(accuracy.low or 0.0, 0.0), min(accuracy.high or 0.0, 1.0), accuracy.confidence
-        )
+    if accuracy is None:
+        return _nothing("insufficient_data", decisions, "the reference has no labels to calibrate with")
+    accuracy = _within_0_and_1(accuracy)
     return PerformanceEstimate(
-        "estimated",
-        len(decisions),
-        accuracy,
-        _beyond_reference(reference, lost, calibration, noise, z),
-        reward,
-        effective,
-        outside,
-        tuple(calibration.tolist()),
-        tuple(noise.tolist()),
-        "estimated without labels"
-        if accuracy is None
-        else f"accuracy is estimated at {accuracy.estimate:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})",
+        verdict="estimated",
+        rows=len(decisions),
+        accuracy=accuracy,
+        loss=_beyond_reference(reference, lost, calibration, noise, z),
+        reward=reward,
+        effective_reference_rows=effective,
+        outside_share=outside,
+        calibration_errors=tuple(calibration.tolist()),
+        noise_errors=tuple(noise.tolist()),
+        words=f"accuracy is estimated at {accuracy.estimate:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})",
     )
 
 
@@ -125,7 +122,9 @@ def _weights(reference: Float, window: Float) -> tuple[Float, Float]:
     return weights / weights.mean(), odds[len(reference) :]
 
 
-def _combined(reference: CalibrationReference, predicted: Float, weights: Float, rows: int) -> tuple[Float, Float, Float]:
+def _combined(
+    reference: CalibrationReference, predicted: Float, weights: Float, rows: int
+) -> tuple[Float, Float, Float]:
     """Means (targets,) and the standard errors of calibration and of the window's own chance."""
     known = np.isfinite(reference.residuals)
     residuals = np.where(known, reference.residuals, 0.0)
@@ -153,7 +152,12 @@ def _beyond_reference(
 def _interval(estimate: float, half: float, confidence: float) -> Interval | None:
     if not (np.isfinite(estimate) and np.isfinite(half)):
         return None
-    return Interval(float(estimate), float(estimate - half), float(estimate + half), confidence)
+    return Interval(estimate, estimate - half, estimate + half, confidence)
+
+
+def _within_0_and_1(interval: Interval) -> Interval:
+    low, estimate, high = np.clip([interval.low, interval.estimate, interval.high], 0.0, 1.0).tolist()
+    return Interval(estimate, low, high, interval.confidence)
 
 
 def _nothing(

@@ -41,7 +41,9 @@ def from_bytes(kind: str, content: bytes) -> tuple[dict[str, Any], dict[str, NDA
     """
     body = content[_DIGEST_BYTES:]
     if sha256(body).digest() != content[:_DIGEST_BYTES]:
-        raise InputError(f"{len(content)} bytes are no frozen {kind}: their checksum differs; freeze the reference again")
+        raise InputError(
+            f"{len(content)} bytes are no frozen {kind}: their checksum differs; freeze the reference again"
+        )
     begin = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "little")
     header = json.loads(body[_LENGTH_BYTES:begin])
     if header["kind"] != kind:

@@ -1,5 +1,6 @@
 """Decisions of a really trained small agent in the project's own simulator, healthy or in a world that has changed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -16,6 +17,7 @@ from mlops_assets.training.config import DqnConfig
 from mlops_assets.training.learner import train
 from mlops_assets.training.policy import GreedyPolicy
 
+Fault = Callable[[NDArray[np.float32], NDArray[np.int64], np.random.Generator], NDArray[np.int64]]
 DAY = 86_400_000_000
 # Episodes of one user follow each other: a user's decisions are one cluster.
 EPISODES_A_USER = 2
@@ -48,23 +50,35 @@ def play(
     days: range,
     policy: GreedyPolicy | None,
     *,
-    exploration: float,
+    exploration: float = 0.05,
     label_share: float = 1.0,
+    fault: Fault | None = None,
 ) -> VersionDecisions:
-    """Let a policy decide, explored uniformly in a share of the decisions; without policy, let the logging one."""
-    parts = [_day(world, day, policy, exploration, label_share) for day in days]
-    return joined(parts)
+    """Let a policy decide, explored uniformly in a share of the decisions; without policy, let the logging one.
+
+    A `fault` makes other actions (E,) of Q values (E, A) and the actions that would have been taken.
+    """
+    return joined([_day(world, day, policy, exploration, label_share, fault) for day in days])
 
 
 def joined(parts: list[VersionDecisions]) -> VersionDecisions:
     """Windows one after the other; episodes and users of different parts stay apart."""
     offsets = np.cumsum([0, *(int(part.episode.max()) + 1 for part in parts)])
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in VersionDecisions.__annotations__}
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in VersionDecisions.__annotations__
+    }
     shift = np.repeat(offsets[:-1], [len(part) for part in parts])
     return VersionDecisions(**{**columns, "episode": columns["episode"] + shift, "cluster": columns["cluster"] + shift})
 
 
-def _day(world: World, day: int, policy: GreedyPolicy | None, exploration: float, label_share: float) -> VersionDecisions:
+def _day(
+    world: World,
+    day: int,
+    policy: GreedyPolicy | None,
+    exploration: float,
+    label_share: float,
+    fault: Fault | None,
+) -> VersionDecisions:
     regime, drawn = world.regime(day), world.day(day)
     random = np.random.default_rng([day, 77])
     episodes, horizon = drawn.item.shape
@@ -80,6 +94,8 @@ def _day(world: World, day: int, policy: GreedyPolicy | None, exploration: float
         else:
             explored = drawn.action_draw[:, step] < exploration
             action = np.where(explored, random.integers(0, actions, episodes), q_values.argmax(axis=1))
+        if fault is not None:
+            action = fault(q_values, action, random)
         gain = regime.problem.gain[state, item, action] * (1 + world.config.reward_noise * drawn.gain_noise[:, step])
         known = drawn.label_draw[:, step] < label_share
         values = regime.solution.action_values[step, state, item]
@@ -94,14 +110,19 @@ def _day(world: World, day: int, policy: GreedyPolicy | None, exploration: float
             "cluster": np.arange(episodes) // EPISODES_A_USER,
             "best_action": np.where(known, values.argmax(axis=1), -1),
             "action_values": np.where(known[:, None], values, np.nan).astype(np.float32),
-            "event_time": int(EPOCH.timestamp()) * 1_000_000 + day * DAY + (drawn.seconds[:, step] * 1e6).astype(np.int64),
+            "event_time": int(EPOCH.timestamp()) * 1_000_000
+            + day * DAY
+            + (drawn.seconds[:, step] * 1e6).astype(np.int64),
         }
         for name, values_of_step in row.items():
             columns.setdefault(name, []).append(values_of_step)
         state = regime.problem.next_state[state, item, action]
     # Rows of an episode follow each other.
     return VersionDecisions(
-        **{name: np.stack(steps, axis=1).reshape(episodes * horizon, *steps[0].shape[1:]) for name, steps in columns.items()}  # type: ignore[arg-type]
+        **{
+            name: np.stack(steps, axis=1).reshape(episodes * horizon, *steps[0].shape[1:])
+            for name, steps in columns.items()
+        }  # type: ignore[arg-type]
     )
 
 
@@ -113,7 +134,7 @@ def _logged(
 
 
 @cache
-def agent(name: str = "generation", updates: int = 2500) -> Agent:
+def agent(name: str = "generation", updates: int = 1500) -> Agent:
     """Train on the first ten days' log."""
     spec = context_only(name)
     log = play(world_of(spec), range(LEARNED_DAYS), None, exploration=0.2)
