@@ -27,7 +27,10 @@ _KEPT_ROWS = 8_192
 _FITTED_ROWS = 24_576
 _KNOTS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 # Random half-spaces of the state (Rahimi & Recht 2008): what is not linear in it.
-_HALF_SPACES = 64
+_HALF_SPACES = 48
+# Kinks of the state's fields, shared out among them, each field at most so many: what is not linear in one field, such as
+# sessions that are broken off after some steps.
+_KINKS, _MOST_KINKS = 96, 5
 # Standardised inputs beyond this say no more than "far off", as in the network.
 _LIMIT = 8.0
 _MIN_SPREAD = 1e-6
@@ -41,6 +44,7 @@ class Features:
     spread: Float
     value_spread: float
     knots: Float
+    kinks: Float
     directions: Float
     offsets: Float
     mean: Float
@@ -54,11 +58,14 @@ class Features:
         random = np.random.default_rng(seed)
         width = state.shape[1] + decisions.actions
         value_spread = max(float(decisions.q_values.std()), _MIN_SPREAD)
+        spread = np.where(spread > _MIN_SPREAD, spread, 1.0)
+        kinks = max(1, min(_MOST_KINKS, _KINKS // state.shape[1]))
         start = cls(
             centre=state.mean(axis=0),
-            spread=np.where(spread > _MIN_SPREAD, spread, 1.0),
+            spread=spread,
             value_spread=value_spread,
             knots=np.quantile(_margins(decisions.q_values)[:, 0] / value_spread, _KNOTS),
+            kinks=np.quantile((state - state.mean(axis=0)) / spread, np.arange(1, kinks + 1) / (kinks + 1), axis=0),
             directions=random.normal(size=(width, _HALF_SPACES)) / np.sqrt(width),
             offsets=random.normal(size=_HALF_SPACES),
             mean=np.zeros(1),
@@ -79,13 +86,14 @@ class Features:
         margins = _margins(decisions.q_values) / self.value_spread
         state = np.clip((decisions.state - self.centre) / self.spread, -_LIMIT, _LIMIT)
         ramp = np.maximum(margins[:, :1] - self.knots, 0.0)
+        bent = np.maximum(state[:, None, :] - self.kinks, 0.0).reshape(len(state), self.kinks.size)
         greedy = np.eye(decisions.actions)[decisions.greedy]
         below = values[rows, decisions.action] - values.max(axis=1)
         near = np.exp(-margins[:, :1])
         centred = values - values.mean(axis=1, keepdims=True)
         curved = np.maximum(np.concatenate([state, centred], axis=1) @ self.directions + self.offsets, 0.0)
         return np.concatenate(
-            [state, values, margins, ramp, near, greedy, greedy * near, below[:, None], curved], axis=1
+            [state, bent, values, margins, ramp, near, greedy, greedy * near, below[:, None], curved], axis=1
         )
 
 

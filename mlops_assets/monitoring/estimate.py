@@ -25,6 +25,8 @@ _WEIGHED_ROWS = 8_192
 # Weights need fewer degrees of freedom than the calibration: their noise is multiplied with the residuals.
 _WEIGHT_PENALTY = 30.0
 _BLOCK_ROWS = 16_384
+# Of the sample: the same window gives the same estimate.
+_SEED = 0
 
 Verdict = Literal["estimated", "insufficient_data", "outside_reference", "switched_off"]
 
@@ -101,14 +103,17 @@ def estimate_performance(
 
 
 def _predictions(reference: CalibrationReference, decisions: VersionDecisions) -> tuple[Float, Float]:
-    """Mean predictions (targets,) over the window, and features of a sample of it for the weights."""
+    """Mean predictions (targets,) over the window, and features of a random sample of it for the weights."""
     total = np.zeros(len(TARGETS))
-    stride = -(-len(decisions) // _WEIGHED_ROWS)
+    # Not every k-th row: where sessions have a multiple of k steps, that would be some of the steps only.
+    drawn = np.zeros(len(decisions), dtype=bool)
+    drawn[np.random.default_rng(_SEED).permutation(len(decisions))[:_WEIGHED_ROWS]] = True
     sample = []
     for start in range(0, len(decisions), _BLOCK_ROWS):
-        features = reference.fitting.of(decisions.take(slice(start, start + _BLOCK_ROWS)))
+        rows = slice(start, start + _BLOCK_ROWS)
+        features = reference.fitting.of(decisions.take(rows))
         total += reference.predict(features).sum(axis=0)
-        sample.append(features[(-start) % stride :: stride])
+        sample.append(features[drawn[rows]])
     return total / len(decisions), np.concatenate(sample)
 
 

@@ -16,8 +16,8 @@ _EDGE = 1e-6
 def ridge(features: Float, target: Float, penalty: float) -> Float:
     """Coefficients (F + 1,), the intercept last and not penalised, of min sum (y - xb)^2 + penalty |b|^2."""
     design = with_intercept(features)
-    found: Float = np.linalg.solve(design.T @ design + _penalty(design, penalty), design.T @ target)
-    return found
+    gram = design.T @ design + _penalty(design, penalty)
+    return np.asarray(np.linalg.solve(gram, design.T @ target), dtype=np.float64)
 
 
 def logistic(features: Float, target: NDArray[np.bool_] | Float, penalty: float) -> Float:

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops_assets.evaluation.metrics import QFunction
 from mlops_assets.experiences.simulator.config import EPOCH, Drift, SimulatorConfig
 from mlops_assets.experiences.simulator.fleet import build_fleet
 from mlops_assets.experiences.simulator.world import Regime, World
@@ -48,7 +49,7 @@ class Agent:
 def play(
     world: World,
     days: range,
-    policy: GreedyPolicy | None,
+    policy: QFunction | None,
     *,
     exploration: float = 0.05,
     label_share: float = 1.0,
@@ -74,7 +75,7 @@ def joined(parts: list[VersionDecisions]) -> VersionDecisions:
 def _day(
     world: World,
     day: int,
-    policy: GreedyPolicy | None,
+    policy: QFunction | None,
     exploration: float,
     label_share: float,
     fault: Fault | None,

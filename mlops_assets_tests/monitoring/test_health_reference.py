@@ -1,8 +1,9 @@
 """A frozen reference of health."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from dataclasses import replace
 
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.profiles import load_profile
