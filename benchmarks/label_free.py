@@ -41,7 +41,8 @@ UNSEEN = ("the simulator's covariate shift", "another relation of rewards")
 TIMED_ROWS = 100_000
 HEAD = """# Performance without labels
 
-`python benchmarks/label_free.py --references {references}`: agents {agents}; mean absolute errors. `unchanged` is "assume unchanged".
+`python benchmarks/label_free.py --references {references}`: agents {agents}; mean absolute errors.
+`unchanged` is "assume unchanged".
 
 {overall}
 

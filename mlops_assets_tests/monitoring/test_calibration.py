@@ -70,8 +70,11 @@ def test_without_action_values() -> None:
 
 def test_too_few_labels() -> None:
     """Ten labels calibrate."""
-    with pytest.raises(InputError, match="0 labelled held-out decisions calibrate nothing; 1000 are needed"):
+    with pytest.raises(InputError, match="0 labelled decisions in 0 clusters calibrate nothing; 1000 in at least 5"):
         CalibrationReference.of(held_out().without_labels(), min_rows=ROWS, seed=1)
+    one_user = replace(held_out(), cluster=np.zeros(len(held_out()), dtype=np.int64))
+    with pytest.raises(InputError, match="in 1 clusters calibrate nothing"):
+        CalibrationReference.of(one_user, min_rows=ROWS, seed=1)
 
 
 def test_an_agent_that_is_always_right() -> None:
