@@ -301,6 +301,10 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    names = [one.name for one in CANDIDATES]
+    for name in arguments.only or ():
+        if name not in names:
+            parser.error(f"there is no candidate {name!r}; there are {', '.join(names)}")
     chosen = [one for one in CANDIDATES if arguments.only is None or one.name in arguments.only]
     if arguments.write and len(chosen) < len(CANDIDATES):
         parser.error("--write replaces the whole table, which takes all candidates: leave --only out")

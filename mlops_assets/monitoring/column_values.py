@@ -48,7 +48,9 @@ class SortedNumbers:
         finite = self.values[low : np.searchsorted(self.values, np.inf, side="left")]
         if not len(finite):
             return float("nan"), float("nan")
-        return float(finite.mean(dtype=np.float64)), float(finite.std(dtype=np.float64))
+        # The square of what is larger than 1e154 is infinite.
+        with np.errstate(over="ignore"):
+            return float(finite.mean(dtype=np.float64)), float(finite.std(dtype=np.float64))
 
 
 def kind_of(name: str, values: NDArray[np.generic]) -> Kind:
@@ -104,7 +106,8 @@ def needed_dtype(values: NDArray[np.generic]) -> DTypeLike:
     largest = max(abs(lowest), abs(highest))
     if lowest == highest:
         return np.float32 if largest < _EXACT_BELOW else np.float64
-    enough = largest * float(np.finfo(np.float32).eps) * _STEPS <= float(finite.std())
+    with np.errstate(over="ignore"):
+        enough = largest * float(np.finfo(np.float32).eps) * _STEPS <= float(finite.std())
     return np.float32 if enough and largest < float(np.finfo(np.float32).max) else np.float64
 
 
@@ -125,6 +128,13 @@ def count_categories(values: NDArray[np.generic]) -> tuple[dict[str, int], int]:
 def category_name(value: object) -> str:
     """Text of a category; a whole number is the same as an integer and as a float."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def nothing_there(values: NDArray[np.generic]) -> bool:
+    """Whether every row is missing: of such a column no kind can be told."""
+    if values.dtype.kind == "f":
+        return bool(np.isnan(values).all())
+    return len(values) == 0 or (values.dtype.kind == "O" and all(map(is_missing, values.tolist())))
 
 
 def is_missing(value: object) -> bool:

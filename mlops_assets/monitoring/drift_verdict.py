@@ -120,10 +120,7 @@ def check_drift(
         for name, column in reference.columns.items()
         if name not in gone
     ]
-    enough = [column for column in measured if _independent(column) >= policy.min_effective_rows]
-    adjusted = dict.fromkeys((column.name for column in measured), 1.0)
-    p_values = np.array([column.p_value for column in enough])
-    adjusted |= zip((column.name for column in enough), benjamini_hochberg(p_values).tolist(), strict=True)
+    adjusted = _adjusted(measured, policy)
     z = _normal_quantile(policy.margin_confidence)
     judged = []
     for column in measured:
@@ -133,12 +130,20 @@ def check_drift(
         judged.append(result)
         findings += own if _named(own) else [*own, *_sentence(result, policy)]
     prediction = COLLECTING
-    if frozen is not None and confidence_column in {column.name for column in enough}:
-        statistics = next(column for column in enough if column.name == confidence_column)
-        significant = adjusted[statistics.name] <= policy.alpha
-        prediction = combined_score(frozen, statistics, policy, significant=significant)
-        findings += _combined_sentence(prediction, statistics.name)
+    for result in judged:
+        if frozen is not None and result.name == confidence_column and result.verdict != "insufficient_data":
+            significant = result.adjusted_p <= policy.alpha
+            prediction = combined_score(frozen, result.statistics, policy, significant=significant)
+            findings += _combined_sentence(prediction, result.name)
     return _verdict(reference, rows, tuple(judged), findings, prediction, policy)
+
+
+def _adjusted(measured: list[ColumnStatistics], policy: DriftPolicy) -> dict[str, float]:
+    """Adjusted p-value of each column; 1 for those with too few independent rows, which are no part of the family."""
+    enough = [column for column in measured if _independent(column) >= policy.min_effective_rows]
+    p_values = benjamini_hochberg(np.array([column.p_value for column in enough]))
+    adjusted = dict.fromkeys((column.name for column in measured), 1.0)
+    return adjusted | dict(zip((column.name for column in enough), p_values.tolist(), strict=True))
 
 
 def _rows(columns: Mapping[str, NDArray[Any]]) -> int:

@@ -123,7 +123,7 @@ def freeze_numbers(
     """Keep what comparisons need of a numeric column."""
     dtype = needed_dtype(values)
     numbers = sort_numbers(values, dtype)
-    edges = _edges(numbers.values, policy.psi_bins)
+    edges = _edges(numbers.values, policy)
     mean, sigma = numbers.moments()
     column = NumericReference(
         rows=numbers.rows,
@@ -166,14 +166,17 @@ def _with_effect(column: _C, values: NDArray[np.generic], clusters: NDArray[np.i
     return replace(column, design_effect=design_effect(column.cells(values), clusters, len(column.shares)))
 
 
-def _edges(values: NDArray[np.floating[Any]], bins: int) -> NDArray[np.floating[Any]]:
-    """Inner edges: the quantiles, each once; a value with a bin's share of rows gets a bin of its own.
+def _edges(values: NDArray[np.floating[Any]], policy: DriftPolicy) -> NDArray[np.floating[Any]]:
+    """Inner edges, each once; a quantile with a bin's share of rows gets a bin of its own.
 
     Its lower edge is the next number below it, so that what falls under a constant or a heap of zeros is seen.
     """
-    count = len(values)
-    if not count:
-        return values.copy()
+    count, bins = len(values), policy.psi_bins
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return values[:0].copy()
+    if policy.psi_binning == "equal_width" and finite[0] < finite[-1]:
+        return np.unique(np.linspace(finite[0], finite[-1], bins + 1, dtype=values.dtype)[1:-1])
     inner = np.unique(values[np.ceil(np.arange(1, bins) * count / bins).astype(np.intp) - 1])
     share = np.searchsorted(values, inner, side="right") - np.searchsorted(values, inner, side="left")
     heaps = inner[share * bins >= count]

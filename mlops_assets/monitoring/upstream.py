@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import DriftPolicy
-from mlops_assets.monitoring.column_values import kind_of
+from mlops_assets.monitoring.column_values import kind_of, nothing_there
 from mlops_assets.monitoring.drift_bands import Verdict
 from mlops_assets.monitoring.drift_statistics import ColumnStatistics
 from mlops_assets.monitoring.reference import Reference
@@ -25,8 +25,8 @@ Change = Literal[
     "distribution",
     "combined",
 ]
-# Of units that are taken for each other: minutes, percent, kilo, kibi, hours, mega, nano.
-_UNIT_FACTORS = (60.0, 100.0, 1000.0, 1024.0, 3600.0, 1e6, 1e9)
+# Of units that are taken for each other: minutes, percent, kilo (or kibi), hours, mega, nano.
+_UNIT_FACTORS = (60.0, 100.0, 1000.0, 3600.0, 1e6, 1e9)
 # How near the ratio of medians has to be to one of them, as a share of it.
 _UNIT_TOLERANCE = 0.25
 _MOST_NAMED = 5
@@ -49,6 +49,9 @@ def schema_findings(reference: Reference, columns: Mapping[str, NDArray[Any]]) -
     for name, frozen in reference.columns.items():
         if name not in columns:
             found.append(Finding(name, "missing_column", "critical", None, f"Column {name} is gone."))
+            continue
+        if nothing_there(columns[name]):
+            # A type without a value is that of a data frame, not of the column.
             continue
         kind = _kind_or_words(name, columns[name])
         if kind != frozen.kind:

@@ -1,6 +1,6 @@
 """When served traffic counts as drifted from what a version was released on."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,11 @@ class DriftPolicy(Section):
     """How a version's traffic is compared with its frozen reference, and from where on a difference counts.
 
     A value above a limit (never at it) is in that band: `_monitor` is looked at more often, `_warning` is retrained within
-    `retrain_within_hours`, `_critical` at once. `psi`: population stability index of a column on `psi_bins` quantile bins
-    of the reference. `ks`: Kolmogorov-Smirnov's D. `wasserstein_..._sigmas`: first Wasserstein distance in standard
-    deviations of the reference. `cramers_v`: of a table of two equal sides. `combined`: the score of the predictions,
-    0..1. `accuracy_drop_..._rel`: share of the version's own accuracy. Each is a metric of its own.
+    `retrain_within_hours`, `_critical` at once. `psi`: population stability index of a column, on `psi_bins` bins by the
+    reference's quantiles or of equal width, with open ends. `ks`: Kolmogorov-Smirnov's D. `wasserstein_..._sigmas`: first
+    Wasserstein distance in standard deviations of the reference. `cramers_v`: of a table of two equal sides. `combined`:
+    the score of the predictions, 0..1. `accuracy_drop_..._rel`: share of the version's own accuracy. Each is a metric of
+    its own.
 
     With fewer than `min_rows` rows or `min_effective_rows` independent ones on a side the verdict is
     `insufficient_data`. `alpha`: chance that one check of unchanged traffic calls any column changed (Benjamini-Hochberg
@@ -47,6 +48,7 @@ class DriftPolicy(Section):
     alpha: OpenShare
     margin_confidence: Annotated[float, Field(ge=0.5, lt=1.0)]
     psi_bins: Annotated[int, Field(ge=2, le=100)]
+    psi_binning: Literal["quantile", "equal_width"]
     max_categories: Annotated[int, Field(ge=2, le=1000)]
     max_missing_rate_increase_points: Annotated[float, Field(ge=0.0, le=100.0)]
     max_unseen_share: Share
