@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 # One process; two BLAS threads on two busy cores only wait for each other.
@@ -68,6 +69,7 @@ def windows(own: Agent, first: int, seed: int) -> Mapping[str, Callable[[], Vers
     world, days = world_of(own.spec), range(first, first + WINDOW_DAYS)
     later = range(DRIFT_DAY + first, DRIFT_DAY + first + WINDOW_DAYS)
 
+    @cache
     def plain() -> VersionDecisions:
         return play(world, days, own.policy)
 

@@ -30,6 +30,7 @@ def context_only(name: str) -> AgentSpec:
     return replace(agent_spec(name), text_dimensions=0, features=())
 
 
+@cache
 def world_of(spec: AgentSpec, *, drift: Drift | None = None, rows_per_day: int = 3000) -> World:
     """A world that is as ever until day 60, and then as `drift` says."""
     config = SimulatorConfig(
