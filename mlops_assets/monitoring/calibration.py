@@ -53,7 +53,7 @@ class CalibrationReference:
 
         Best are held-out episodes that the version played itself, or its first ones in service. Where another policy took the
         decisions, they show other states, and the value of what that policy knew is taken for the version's own: estimates
-        are then off by points (benchmarks/label_free.md), which the coverage's watch finds.
+        are then several times as far off (benchmarks/label_free.md), and intervals too narrow.
 
         Raises:
             InputError: fewer than `min_rows` are labelled, or in fewer clusters than there are folds.
@@ -93,7 +93,11 @@ class CalibrationReference:
 
     def predict(self, features: Float) -> Float:
         """Expected targets (N, targets): mean over the folds' models."""
-        return np.mean([_predict(features, one) for one in self.coefficients], axis=0)
+        return self.predict_each(features).mean(axis=0)
+
+    def predict_each(self, features: Float) -> Float:
+        """Expected targets by the model of each fold, (folds, N, targets)."""
+        return np.stack([_predict(features, one) for one in self.coefficients])
 
     def mean_of(self, target: str) -> float:
         """Mean of a target over the reference; NaN where it is not known."""

@@ -103,8 +103,8 @@ def estimate_performance(
 
 
 def _predictions(reference: CalibrationReference, decisions: VersionDecisions) -> tuple[Float, Float]:
-    """Mean predictions (targets,) over the window, and features of a random sample of it for the weights."""
-    total = np.zeros(len(TARGETS))
+    """Mean predictions over the window by fold, (folds, targets), and features of a random sample of it for the weights."""
+    total = np.zeros((len(reference.coefficients), len(TARGETS)))
     # Not every k-th row: where sessions have a multiple of k steps, that would be some of the steps only.
     drawn = np.zeros(len(decisions), dtype=bool)
     drawn[np.random.default_rng(_SEED).permutation(len(decisions))[:_WEIGHED_ROWS]] = True
@@ -112,7 +112,7 @@ def _predictions(reference: CalibrationReference, decisions: VersionDecisions) -
     for start in range(0, len(decisions), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
         features = reference.fitting.of(decisions.take(rows))
-        total += reference.predict(features).sum(axis=0)
+        total += reference.predict_each(features).sum(axis=1)
         sample.append(features[drawn[rows]])
     return total / len(decisions), np.concatenate(sample)
 
@@ -130,7 +130,11 @@ def _weights(reference: Float, window: Float) -> tuple[Float, Float]:
 def _combined(
     reference: CalibrationReference, predicted: Float, weights: Float, rows: int
 ) -> tuple[Float, Float, Float]:
-    """Means (targets,) and the standard errors of calibration and of the window's own chance."""
+    """Means (targets,) and the standard errors of calibration and of the window's own chance.
+
+    The calibration's error has two parts: that of the weighted residuals, and that of the models themselves, by the delete-a-fold
+    jackknife over their mean predictions.
+    """
     known = np.isfinite(reference.residuals)
     residuals = np.where(known, reference.residuals, 0.0)
     weighed = weights[:, None] * residuals
@@ -138,9 +142,11 @@ def _combined(
     correction = weighed.sum(axis=0) / total
     off = np.where(known, weights[:, None] * (residuals - correction), 0.0)
     sums = np.stack([np.bincount(reference.cluster, weights=column) for column in off.T], axis=1)
-    calibration = np.sqrt((sums**2).sum(axis=0)) / total
+    folds = len(predicted)
+    fitting = np.sqrt(((predicted - predicted.mean(axis=0)) ** 2).sum(axis=0) * (folds - 1) / folds)
+    calibration = np.hypot(np.sqrt((sums**2).sum(axis=0)) / total, fitting)
     variance = (weights[:, None] * residuals**2).sum(axis=0) / total
-    return predicted + correction, calibration, np.sqrt(reference.spread_ratio * variance / rows)
+    return predicted.mean(axis=0) + correction, calibration, np.sqrt(reference.spread_ratio * variance / rows)
 
 
 def _beyond_reference(
