@@ -17,8 +17,10 @@ from mlops_assets.foundation.policies import (
     AlertThresholds,
     DataPolicies,
     DriftPolicy,
+    EstimatePolicy,
     EvaluationPolicy,
     GovernancePolicy,
+    HealthPolicy,
     MonitoringPolicy,
     RetrainingPolicy,
     RetryPolicySettings,
@@ -47,6 +49,8 @@ class PolicyProfile(Section):
     monitoring: MonitoringPolicy
     retraining: RetrainingPolicy
     drift: DriftPolicy
+    health: HealthPolicy
+    estimate: EstimatePolicy
     retry: RetryPolicySettings
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from mlops_assets.foundation.policies.drift import DriftPolicy
 from mlops_assets.foundation.policies.evaluation import EvaluationPolicy
 from mlops_assets.foundation.policies.experiments import AbTestDesign, MetricLimit, MetricName
 from mlops_assets.foundation.policies.governance import AccessPolicy, GovernancePolicy, Permission, Role, Roles
+from mlops_assets.foundation.policies.health import EstimatePolicy, HealthPolicy
 from mlops_assets.foundation.policies.monitoring import MonitoringPolicy, SloTargets
 from mlops_assets.foundation.policies.platform import RetryPolicySettings
 from mlops_assets.foundation.policies.retraining import FileWatch, OffPeak, RetrainingPolicy, TriggerLimits
@@ -42,9 +43,9 @@ from mlops_assets.foundation.policies.serving import ServingPolicy
 __all__ = [
     "STAGE_SHARES", "AbTestDesign", "AccessPolicy", "AlertThresholds", "AlertingPolicy", "ChannelName", "Count",
     "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "DriftPolicy", "EmailAddress",
-    "EvaluationPolicy", "FileWatch", "Finite", "GovernancePolicy", "Levels", "MetricLimit", "MetricName",
-    "MonitoringPolicy", "NotNegative", "OffPeak", "OpenShare", "Permission", "Positive", "QuietHours",
-    "RetrainingPolicy", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy", "Section", "ServingPolicy",
-    "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName", "TriggerLimits", "Weekday",
-    "real_address",
+    "EstimatePolicy", "EvaluationPolicy", "FileWatch", "Finite", "GovernancePolicy", "HealthPolicy", "Levels",
+    "MetricLimit", "MetricName", "MonitoringPolicy", "NotNegative", "OffPeak", "OpenShare", "Permission",
+    "Positive", "QuietHours", "RetrainingPolicy", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy",
+    "Section", "ServingPolicy", "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName",
+    "TriggerLimits", "Weekday", "real_address",
 ]  # fmt: skip
