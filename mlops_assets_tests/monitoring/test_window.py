@@ -175,7 +175,7 @@ def test_columns_are_the_fields_and_one_for_the_text(sqlite_engine: Engine) -> N
     found = columns(window, spec)
     text = [name for name in spec.state_fields if name.startswith("requirement_text_embedding_")]
     others = [name for name in spec.state_fields if name not in text]
-    assert list(found) == [*others, EMBEDDING_NORM, "confidence", "latency_ms", *CATEGORICAL]
+    assert list(found) == [*others, EMBEDDING_NORM, "confidence", *CATEGORICAL, "latency_ms"]
     for name in others:
         np.testing.assert_array_equal(found[name], window.states[:, spec.state_fields.index(name)].astype(float))
     first = spec.state_fields.index(text[0])
