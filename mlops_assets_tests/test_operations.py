@@ -18,6 +18,7 @@ from mlops_assets.foundation.clock import FixedClock, SystemClock
 from mlops_assets.foundation.database import create_operational_engine, transaction
 from mlops_assets.foundation.settings import Settings
 from mlops_assets.operations import REFUSED, create_operations_app, main
+from mlops_assets.serving import boundary
 from mlops_assets.serving.tokens import create_token
 from mlops_assets_tests.monitoring.alerting import finding, routing, see
 from mlops_assets_tests.monitoring.test_metrics import check, version
@@ -123,6 +124,21 @@ def test_a_database_that_is_away_is_said_to_be(tmp_path: Path) -> None:
                 assert_problem(httpx.get(f"{url}/retraining/history", headers=bearer, timeout=30), 503)
             assert httpx.get(f"{url}/healthz").json() == {"status": "alive"}
         engine.dispose()
+
+
+def test_a_database_that_stands_still_holds_no_scrape_up(
+    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus gives a scrape up after its own time, and every one that waits keeps a connection."""
+    monkeypatch.setattr(boundary, "_DATABASE_SECONDS", 0.5)
+    with on_a_socket(create_operations_app(settings_of(), postgres_engine, FixedClock(NOW))) as url:
+        with postgres_engine.connect() as migration:
+            migration.exec_driver_sql("LOCK TABLE alert IN ACCESS EXCLUSIVE MODE")
+            waited = httpx.get(f"{url}/metrics", timeout=30)
+        assert_problem(waited, 503)
+        assert "did not answer within 0.5 s" in waited.json()["detail"]
+        monkeypatch.undo()
+        assert httpx.get(f"{url}/metrics", timeout=30).status_code == 200
 
 
 def test_the_status_is_that_of_the_last_hours(url: str, sqlite_engine: Engine) -> None:
