@@ -15,7 +15,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.monitoring.decision_features import Features
 from mlops_assets.monitoring.frozen_arrays import from_bytes, to_bytes
 from mlops_assets.monitoring.linear_models import Float, linear, logistic, ridge, sigmoid
-from mlops_assets.monitoring.version_decisions import VersionDecisions
+from mlops_assets.monitoring.version_decisions import VersionDecisions, some_clusters
 
 _KIND = "calibration-1"
 TARGETS = ("correct", "loss", "reward")
@@ -67,7 +67,7 @@ class CalibrationReference:
             )
         random = np.random.default_rng(seed)
         numbers = np.unique(whole.cluster, return_inverse=True)[1]
-        fitted = whole.take(_some_clusters(numbers, _FITTED_ROWS, random))
+        fitted = whole.take(some_clusters(numbers, _FITTED_ROWS, random))
         fitting = Features.fitted(fitted, seed)
         features, targets = fitting.of(fitted), target_values(fitted)
         fold = random.permutation(numbers.max() + 1)[np.unique(fitted.cluster, return_inverse=True)[1]] % _FOLDS
@@ -77,7 +77,7 @@ class CalibrationReference:
             predicted[fold == k] = _predict(features[fold == k], coefficients[k])
         residuals = targets - predicted
         clusters = np.unique(fitted.cluster, return_inverse=True)[1].astype(np.int64)
-        kept = _some_clusters(clusters, _KEPT_ROWS, random)
+        kept = some_clusters(clusters, _KEPT_ROWS, random)
         every = target_values(whole)
         return cls(
             fitting=fitting,
@@ -173,11 +173,3 @@ def _spread_ratio(residuals: Float, clusters: NDArray[np.int64]) -> float:
         return 1.0
     independent = deviation / np.sqrt(known.sum())
     return max(1.0, (cluster_error(residuals, clusters) / independent) ** 2)
-
-
-def _some_clusters(clusters: NDArray[np.int64], most: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Row numbers of whole clusters, drawn at random up to `most` rows (of one cluster more than that, its first)."""
-    if len(clusters) <= most:
-        return np.arange(len(clusters))
-    place = random.permutation(int(clusters.max()) + 1)[clusters]
-    return np.sort(np.argsort(place, kind="stable")[:most])

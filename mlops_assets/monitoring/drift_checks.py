@@ -21,9 +21,12 @@ from mlops_assets.monitoring.drift_bands import ORDER
 from mlops_assets.monitoring.drift_verdict import ColumnDrift, DriftVerdict, check_drift
 from mlops_assets.monitoring.findings import Alert, Routing
 from mlops_assets.monitoring.frozen_references import CONFIDENCE, FrozenReference, frozen_reference
+from mlops_assets.monitoring.learner_checks import LearnerCheck, check_learner, findings_of, recovered_keys
+from mlops_assets.monitoring.learner_references import Service
 from mlops_assets.monitoring.recent_accuracy import RecentAccuracy, recent_accuracy
 from mlops_assets.monitoring.rules import Measurements, Subject, alerts_of, recoveries_of
 from mlops_assets.monitoring.window import DecisionWindow, columns, read_window
+from mlops_assets.monitoring.window_decisions import dependent_rows
 
 SOURCE = "drift_report"
 # What a version puts out; all other columns are what it is given.
@@ -39,6 +42,7 @@ class DriftCheck:
     drift: DriftVerdict
     accuracy: RecentAccuracy
     columns_checked: dict[str, NDArray[Any]]
+    learner: LearnerCheck
 
     @property
     def verdict(self) -> bands.Verdict:
@@ -70,6 +74,7 @@ class DriftCheck:
             "psi": self.largest("psi"),
             "ks": self.largest("ks"),
             "accuracy": asdict(self.accuracy),
+            **self.learner.document(),
         }
 
 
@@ -84,7 +89,7 @@ def check_version(
     as_of: datetime | None,
     now: datetime,
 ) -> DriftCheck:
-    """Compare what a version decided in the `window_hours` before `end` with its reference; nothing is written but that.
+    """Compare what a version decided in the `window_hours` before `end` with its references; nothing is written but those.
 
     Args:
         engine: operational database.
@@ -97,7 +102,8 @@ def check_version(
         now: when a reference is frozen, if it is not yet.
 
     Raises:
-        NotReadyError: the version has no reference, and what it was trained on does not lie here.
+        NotReadyError: the version has no reference, and what it was trained on does not lie here; or a frozen one is gone.
+        InputError: a reference is damaged.
         StorageError: the database does not answer.
     """
     reference = frozen_reference(engine, spec, version, profile.drift, paths=paths, now=now)
@@ -105,7 +111,7 @@ def check_version(
     window = read_window(engine, spec, start, end, version=version, as_of=as_of)
     checked = _columns(window, spec)
     drift = check_drift(
-        reference.reference, checked, profile.drift, clusters=_clusters(window), confidence_column=CONFIDENCE
+        reference.reference, checked, profile.drift, clusters=dependent_rows(window), confidence_column=CONFIDENCE
     )
     accuracy = recent_accuracy(
         engine,
@@ -118,7 +124,10 @@ def check_version(
         drift=profile.drift,
         evaluation=profile.evaluation,
     )
-    return DriftCheck(window, reference, drift, accuracy, checked)
+    settled = end - timedelta(hours=profile.monitoring.label_delay_hours)
+    service = Service(engine, spec, version, profile, paths, settled, as_of, now)
+    learner = check_learner(service, window, labelled=accuracy.labelled)
+    return DriftCheck(window, reference, drift, accuracy, checked, learner)
 
 
 def keep(
@@ -149,15 +158,15 @@ def keep(
     }
     measured = measurements_of(check)
     subject = Subject(SOURCE, spec.name, spec.registered_model, check.reference.model_version)
-    thresholds = profile.alert_thresholds
+    thresholds, health = profile.alert_thresholds, check.learner.health
     with transaction(engine) as session:
         insert_missing(session, DriftCheckRecord, [row])
         if routing is None:
             return []
         return report(
             session,
-            alerts_of(measured, thresholds, subject),
-            recoveries_of(measured, thresholds, subject),
+            [*alerts_of(measured, thresholds, subject), *findings_of(health, profile.health, subject)],
+            [*recoveries_of(measured, thresholds, subject), *recovered_keys(health, subject)],
             routing,
             now,
         )
@@ -198,9 +207,3 @@ def _columns(window: DecisionWindow, spec: AgentSpec) -> dict[str, NDArray[Any]]
 
 def _with_actions(window: DecisionWindow, actions: NDArray[np.int64]) -> DecisionWindow:
     return DecisionWindow(**{**vars(window), "action": actions})
-
-
-def _clusters(window: DecisionWindow) -> NDArray[np.int64]:
-    """Users where they are known, else episodes: decisions of one depend on each other."""
-    first = int(window.user.max(initial=-1)) + 1
-    return np.where(window.user >= 0, window.user, first + window.episode)

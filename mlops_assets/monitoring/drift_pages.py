@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DRIFT = "drift_report"
 PSI_PICTURE, HEATMAP = "PSI by column", "PSI by time and column"
+_ALARMS = ("alarm", "verdict", "what was found")
 _HEAD = ("column", "verdict", "PSI", "KS D", "Wasserstein, sigmas", "Cramér's V", "missing", "adjusted p")
 
 
@@ -65,7 +66,7 @@ def publish_check(
         check.verdict,
         f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC, {len(window):,} decisions against "
         f"{check.reference.reference.rows:,} held-out ones, policy profile {profile.name}",
-        [_summary(check, links), _columns(check, pictures)],
+        [_summary(check, links), _learner(check), _columns(check, pictures)],
     )
     return page, pictures, publish(page, {"agent": spec.name, **check.document()}, folder, DRIFT)
 
@@ -97,6 +98,20 @@ def _summary(check: DriftCheck, links: Mapping[str, str]) -> Part:
         )
     words += [f"{finding.verdict}: {finding.text}" for finding in check.drift.findings]
     return Part("What was found", words=words, links=links)
+
+
+def _learner(check: DriftCheck) -> Part:
+    learner = check.learner
+    words = [*learner.words]
+    if learner.estimate is not None:
+        words.append(f"Without labels: {learner.estimate.words}.")
+    if learner.loss is not None:
+        words.append(f"Loss: {learner.loss.words}.")
+    if learner.loss_per_day is not None:
+        day = learner.loss_per_day
+        words.append(f"A day's traffic loses {day.estimate:,.4g} of reward ({day.low:,.4g} to {day.high:,.4g}).")
+    rows = [] if learner.health is None else [[one.alarm, one.verdict, one.words] for one in learner.health.findings]
+    return Part("Does it hurt, and is the learner well", words=words, head=_ALARMS, rows=rows)
 
 
 def _columns(check: DriftCheck, pictures: Mapping[str, bytes]) -> Part:

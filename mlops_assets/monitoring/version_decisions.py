@@ -121,3 +121,11 @@ class VersionDecisions:
         Early labels are not those of an average decision: before the delay is over, the labelled are a biased choice.
         """
         return self.event_time <= now - round(label_delay_hours * _MICROSECONDS_PER_HOUR)
+
+
+def some_clusters(clusters: NDArray[np.int64], most: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return row numbers of whole clusters, drawn at random up to `most` rows (of one cluster more than that, its first)."""
+    if len(clusters) <= most:
+        return np.arange(len(clusters))
+    place = random.permutation(int(clusters.max()) + 1)[clusters]
+    return np.sort(np.argsort(place, kind="stable")[:most])

@@ -52,7 +52,7 @@ def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
-    assert current_revision(engine) == "0012"
+    assert current_revision(engine) == "0013"
 
 
 def test_upgrade_twice_changes_nothing(engine: Engine) -> None:
@@ -77,7 +77,7 @@ def test_downgrade_leaves_nothing_behind(engine: Engine) -> None:
     assert inspect(engine).get_table_names() == ["alembic_version"]
     assert current_revision(engine) is None
     upgrade(engine)
-    assert current_revision(engine) == "0012"
+    assert current_revision(engine) == "0013"
 
 
 def test_decisions_of_people_keep_their_evidence(engine: Engine) -> None:
@@ -145,7 +145,7 @@ def test_two_processes_upgrade_at_once(backend: str, tmp_path: Path, request: py
         url = create()
     assert run_together(upgrade_database, [(url,), (url,)]) == [0, 0]
     engine = create_operational_engine(url)
-    assert current_revision(engine) == "0012"
+    assert current_revision(engine) == "0013"
     engine.dispose()
 
 

@@ -42,7 +42,7 @@ def serve(
     right = random.random(count) < accuracy
     told = random.random(count) < labelled
     latency = np.exp(random.normal(np.log(2.0), 0.3, count))
-    template, outcome = _columns(prediction_row(spec, "template")), None
+    template, outcome = columns_of(prediction_row(spec, "template")), None
     for first in range(0, count, _A_TRANSACTION):
         predictions, outcomes = [], []
         for row in range(first, min(first + _A_TRANSACTION, count)):
@@ -68,7 +68,7 @@ def serve(
                 best = action if right[row] else (action + 1) % len(spec.actions)
                 gains = [float(number == best) for number in range(len(spec.actions))]
                 if outcome is None:
-                    outcome = _columns(outcome_row(prediction_row(spec, "template"), 1.0))
+                    outcome = columns_of(outcome_row(prediction_row(spec, "template"), 1.0))
                     del outcome["id"]
                 outcomes.append(
                     {
@@ -87,7 +87,8 @@ def serve(
             insert_missing(session, OutcomeRecord, outcomes)
 
 
-def _columns(record: Any) -> dict[str, Any]:
+def columns_of(record: Any) -> dict[str, Any]:
+    """Return what a row that is not written yet holds, as `insert_missing` takes it."""
     return {
         column.key: getattr(record, column.key) for column in record.__table__.columns if hasattr(record, column.key)
     }

@@ -4,7 +4,18 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mlops_assets.foundation.policies.alerting import SeverityName
 from mlops_assets.foundation.policies.base import OpenShare, Positive, Section, Share
+
+
+class HealthSeverities(Section):
+    """How loudly people are told of each illness of a learner."""
+
+    action_mix: SeverityName
+    dead_action: SeverityName
+    overestimation: SeverityName
+    td_tail: SeverityName
+    unseen_states: SeverityName
 
 
 class HealthPolicy(Section):
@@ -32,12 +43,15 @@ class HealthPolicy(Section):
     max_tail_ratio: Annotated[float, Field(gt=1.0, allow_inf_nan=False)]
     unseen_quantile: OpenShare
     max_unseen_share: OpenShare
+    severities: HealthSeverities
 
 
 class EstimatePolicy(Section):
     """When performance is estimated without labels, and when that is believed.
 
     `confidence`: of the intervals, two-sided. `min_reference_rows`: labelled decisions of the version that calibrate.
+    `reference_hours`: of a version's service, from its first decision, that it is compared with later, in estimates and in
+    health; longer until there are enough decisions. `max_rows`: the most decisions that are looked at, whole users at a time.
     `max_outside_share`: of decisions unlike any in the reference, beyond which nothing is estimated. `coverage_alpha`: the
     chance that an estimate that keeps its promise is ever switched off. `min_realised`: with so many labels, or else
     outcomes, what was realised counts instead of the estimate.
@@ -45,6 +59,8 @@ class EstimatePolicy(Section):
 
     confidence: OpenShare
     min_reference_rows: Annotated[int, Field(ge=1)]
+    reference_hours: Positive
+    max_rows: Annotated[int, Field(ge=1)]
     min_rows: Annotated[int, Field(ge=1)]
     max_outside_share: Share
     coverage_alpha: OpenShare

@@ -24,6 +24,7 @@ from mlops_assets.foundation.tables.monitoring import (
     AlertRecord,
     DriftCheckRecord,
     DriftReferenceRecord,
+    LearnerReferenceRecord,
 )
 from mlops_assets.foundation.tables.platform import Lease
 from mlops_assets.foundation.tables.retraining import (
@@ -44,7 +45,7 @@ __all__ = [
     "ROW_ID", "AlertChannelRecord", "AlertDelivery", "AlertRecord", "ApiTokenRecord", "ApprovalRequestRecord",
     "ApprovalVoteRecord", "AssetRecord", "AuditEvent", "Base", "DecisionRecord", "DriftCheckRecord",
     "DriftReferenceRecord", "ExperienceCursor", "ExperimentLook", "ExperimentRecord", "ExperimentUnit",
-    "FeatureViewRecord", "IngestedSource", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord",
+    "FeatureViewRecord", "IngestedSource", "LearnerReferenceRecord", "Lease", "LineNumber", "ModelVersionRecord", "OutcomeRecord",
     "PredictionRecord", "QuarantinedRow", "RetrainingEvaluationRecord", "RetrainingRunRecord", "RolloutEffect",
     "RolloutEvent", "RolloutWatch", "ShadowPredictionRecord", "SnapshotRecord", "TriggerSignalRecord",
     "UtcDateTime", "ValidationRecord", "WaiverRecord", "WatchedFileRecord",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mlops_assets.foundation.tables.base import ROW_ID, Base
@@ -25,6 +25,28 @@ class DriftReferenceRecord(Base):
     accuracy: Mapped[float | None]
     mean_confidence: Mapped[float | None]
     created_at: Mapped[datetime]
+
+
+class LearnerReferenceRecord(Base):
+    """What one version was like when it was well: its own decisions in service with `first_at <= event_time < until`, frozen.
+
+    `kind`: `calibration` (when it is right; `rows` are the labelled ones) or `health`. `coverage`: whether estimates by a
+    calibration have kept their promise on all windows before `covered_until`, whose labels have come; None of health.
+    """
+
+    __tablename__ = "learner_reference"
+
+    model_name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model_version: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    agent: Mapped[str] = mapped_column(String(64))
+    content_hash: Mapped[str] = mapped_column(String(64))
+    rows: Mapped[int]
+    first_at: Mapped[datetime]
+    until: Mapped[datetime]
+    created_at: Mapped[datetime]
+    coverage: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    covered_until: Mapped[datetime | None]
 
 
 class DriftCheckRecord(Base):
