@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from mlops_assets.foundation.tables import DriftCheckRecord
 from mlops_assets.monitoring import drift_bands as bands
 from mlops_assets.monitoring.alerts import report
 from mlops_assets.monitoring.drift_bands import ORDER
-from mlops_assets.monitoring.drift_verdict import ColumnDrift, DriftVerdict, check_drift
+from mlops_assets.monitoring.drift_verdict import ColumnDrift, DriftVerdict
+from mlops_assets.monitoring.drift_windows import DriftWindows, Rows, check_windows
 from mlops_assets.monitoring.findings import Alert, Routing
 from mlops_assets.monitoring.frozen_references import CONFIDENCE, FrozenReference, frozen_reference
 from mlops_assets.monitoring.learner_checks import LearnerCheck, check_learner, findings_of, recovered_keys
@@ -39,10 +40,15 @@ class DriftCheck:
 
     window: DecisionWindow
     reference: FrozenReference
-    drift: DriftVerdict
+    windows: DriftWindows
     accuracy: RecentAccuracy
     columns_checked: dict[str, NDArray[Any]]
     learner: LearnerCheck
+
+    @property
+    def drift(self) -> DriftVerdict:
+        """Of the whole window, or of its newest hours where they are worse."""
+        return self.windows.drift
 
     @property
     def verdict(self) -> bands.Verdict:
@@ -73,6 +79,7 @@ class DriftCheck:
             "verdict": self.verdict,
             "psi": self.largest("psi"),
             "ks": self.largest("ks"),
+            "drift_hours": self.windows.hours,
             "accuracy": asdict(self.accuracy),
             **self.learner.document(),
         }
@@ -110,8 +117,20 @@ def check_version(
     start = end - timedelta(hours=profile.monitoring.window_hours)
     window = read_window(engine, spec, start, end, version=version, as_of=as_of)
     checked = _columns(window, spec)
-    drift = check_drift(
-        reference.reference, checked, profile.drift, clusters=dependent_rows(window), confidence_column=CONFIDENCE
+
+    def before(begin: np.datetime64, until: np.datetime64) -> Rows:
+        times = [datetime.fromtimestamp(int(one.astype(np.int64)) / 1e6, UTC) for one in (begin, until)]
+        earlier = read_window(engine, spec, times[0], times[1], version=version, as_of=as_of)
+        return Rows(_columns(earlier, spec), earlier.event_time, dependent_rows(earlier))
+
+    windows = check_windows(
+        reference.reference,
+        Rows(checked, window.event_time, dependent_rows(window)),
+        np.datetime64(end.astimezone(UTC).replace(tzinfo=None), "us"),
+        profile.monitoring.window_hours,
+        profile.drift,
+        read=before,
+        confidence_column=CONFIDENCE,
     )
     accuracy = recent_accuracy(
         engine,
@@ -127,7 +146,7 @@ def check_version(
     settled = end - timedelta(hours=profile.monitoring.label_delay_hours)
     service = Service(engine, spec, version, profile, paths, settled, as_of, now)
     learner = check_learner(service, window, labelled=accuracy.labelled)
-    return DriftCheck(window, reference, drift, accuracy, checked, learner)
+    return DriftCheck(window, reference, windows, accuracy, checked, learner)
 
 
 def keep(

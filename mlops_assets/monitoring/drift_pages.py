@@ -87,6 +87,11 @@ def _pictures(
 def _summary(check: DriftCheck, links: Mapping[str, str]) -> Part:
     accuracy = check.accuracy
     words = [check.drift.recommendation]
+    if check.windows.newest:
+        words.append(
+            f"Of the newest {check.windows.hours:.1f} hours ({check.drift.rows:,} decisions), which differ from the same "
+            "hours of the day before too; the whole window shows less."
+        )
     if accuracy.accuracy is None:
         words.append(f"Accuracy: {accuracy.labelled:,} labelled decisions are too few to tell.")
     elif accuracy.drop_rel is None:

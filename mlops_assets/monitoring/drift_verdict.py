@@ -5,7 +5,7 @@ the number of *independent* rows; an effect is above its limit; and so is that e
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,28 @@ def check_drift(
             prediction = combined_score(frozen, result.statistics, policy, significant=significant)
             findings += _combined_sentence(prediction, result.name)
     return _verdict(reference, rows, tuple(judged), findings, prediction, policy)
+
+
+def of_columns(found: DriftVerdict, names: frozenset[str], policy: DriftPolicy) -> DriftVerdict:
+    """Return what a check says of some of its columns alone; the others count as ok."""
+    columns = [one if one.name in names else replace(one, verdict=_calm(one.verdict)) for one in found.columns]
+    findings = tuple(one for one in found.findings if one.column in names)
+    prediction = found.prediction
+    if not any(one.change == "combined" for one in findings):
+        prediction = replace(prediction, verdict=_calm(prediction.verdict))
+    worst = bands.worst(prediction.verdict, *(one.verdict for one in columns), *(one.verdict for one in findings))
+    return replace(
+        found,
+        verdict=worst,
+        columns=tuple(sorted(columns, key=lambda one: -ORDER.index(one.verdict))),
+        findings=findings,
+        prediction=prediction,
+        recommendation=bands.recommendation(worst, policy),
+    )
+
+
+def _calm(verdict: Verdict) -> Verdict:
+    return verdict if verdict == "insufficient_data" else "ok"
 
 
 def _adjusted(measured: list[ColumnStatistics], policy: DriftPolicy) -> dict[str, float]:

@@ -22,7 +22,8 @@ class DriftPolicy(Section):
     over the columns); `margin_confidence`: of the one-sided bound of an effect that has to be above its limit.
     `max_categories`: commonest ones that are cells of their own. `max_missing_rate_increase_points`: percentage points.
     `max_unseen_share`: of rows with a category that the reference has not. `min_unit_factor`: by which the median
-    magnitude has to change to look like another unit.
+    magnitude has to change to look like another unit. `newest_min_hours`: of the newest hours of a window, which are looked
+    at by themselves as well, as soon as they have `min_rows`; None: they are not.
     """
 
     psi_monitor: Positive
@@ -53,6 +54,7 @@ class DriftPolicy(Section):
     max_missing_rate_increase_points: Annotated[float, Field(ge=0.0, le=100.0)]
     max_unseen_share: Share
     min_unit_factor: Annotated[float, Field(gt=1.0, allow_inf_nan=False)]
+    newest_min_hours: Positive | None
     retrain_within_hours: Annotated[Count, Field(ge=1)]
 
     @model_validator(mode="after")
