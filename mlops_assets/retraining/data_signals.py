@@ -2,9 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
+from mlops_assets.experiments.assignment import TREATMENT
 from mlops_assets.foundation.agents import agent_spec
 from mlops_assets.foundation.policies import RetrainingPolicy
 from mlops_assets.foundation.tables import (
@@ -87,20 +88,23 @@ def volume(session: Session, agent: str, policy: RetrainingPolicy, now: datetime
 def error_rate(
     session: Session, agent: str, version: str | None, policy: RetrainingPolicy, now: datetime
 ) -> list[NewSignal]:
-    """Ask for a training of a champion that fails on what it is asked: it was late, refused, or answered without features.
+    """Ask for a training of a champion that fails on what it is asked: it was late, or gave no answer.
 
-    `now` is on the clock of the decisions. Too few decisions ask for nothing.
+    It is seen where the log has it, in the treatment of the A/A test, whose calls of the champion are bounded: what a
+    candidate fails on is logged as the champion's answer too. Decisions without online features are no fault of a version:
+    no training mends the feature store. `now` is on the clock of the decisions. Too few of them ask for nothing.
     """
     limits = policy.limits
     if version is None:
         return []
-    failed = or_(PredictionRecord.status != "ok", PredictionRecord.fallback == "failed")
+    failed = PredictionRecord.fallback == "failed"
     asked, errors = session.execute(
         select(func.count(), func.sum(case((failed, 1), else_=0))).where(
             PredictionRecord.agent == agent,
             PredictionRecord.event_time > now - timedelta(hours=limits.error_rate_hours),
             PredictionRecord.event_time <= now,
             PredictionRecord.model_version == version,
+            PredictionRecord.aa_arm == TREATMENT,
         )
     ).one()
     if asked < limits.min_requests or errors / asked <= limits.max_error_rate:

@@ -180,22 +180,25 @@ def test_volume_counts_what_is_new(engine: Engine) -> None:
 
 
 def test_error_rate(engine: Engine) -> None:
-    """A handful of failures at night asks for a training, or the candidate's failures are the champion's."""
+    """A handful of failures at night asks for a training; so does an outage of the feature store, or a bad candidate."""
+    tried = {"aa_arm": "treatment"}
+    failed = {**tried, "fallback": "failed"}
     with transaction(engine) as session:
-        session.add_all(a_prediction(n, NOW - hours(0.5)) for n in range(185))
-        session.add_all(a_prediction(200 + n, NOW - hours(0.5), status="degraded") for n in range(8))
-        session.add_all(a_prediction(300 + n, NOW - hours(0.5), fallback="failed") for n in range(2))
-        # Of others: too old, of another version, not yet.
-        session.add_all(a_prediction(400 + n, NOW - hours(1.5), status="degraded") for n in range(50))
-        session.add_all(a_prediction(500 + n, NOW, status="degraded", model_version="1.3.0") for n in range(50))
-        session.add_all(a_prediction(600 + n, NOW + hours(0.1), status="degraded") for n in range(50))
+        session.add_all(a_prediction(n, NOW - hours(0.5), **tried) for n in range(185))
+        session.add_all(a_prediction(300 + n, NOW - hours(0.5), **failed) for n in range(10))
+        # Of others: too old, of another version, not yet, of a candidate; and without features.
+        session.add_all(a_prediction(400 + n, NOW - hours(24.5), **failed) for n in range(50))
+        session.add_all(a_prediction(500 + n, NOW, **failed, model_version="1.3.0") for n in range(50))
+        session.add_all(a_prediction(600 + n, NOW + hours(0.1), **failed) for n in range(50))
+        session.add_all(a_prediction(800 + n, NOW, fallback="failed", variant="treatment") for n in range(50))
+        session.add_all(a_prediction(900 + n, NOW, status="degraded") for n in range(50))
     with transaction(engine) as session:
         assert error_rate(session, AGENT, "1.2.0", POLICY, NOW) == []
-        session.add_all(a_prediction(700 + n, NOW, status="degraded") for n in range(5))
+        session.add_all(a_prediction(700 + n, NOW, **failed, status="degraded") for n in range(5))
     with read_transaction(engine) as session:
         (asked,) = error_rate(session, AGENT, "1.2.0", POLICY, NOW)
         assert error_rate(session, AGENT, None, POLICY, NOW) == []
         limits = POLICY.limits.model_copy(update={"max_error_rate": 0.075})
         assert error_rate(session, AGENT, "1.2.0", policy(limits=limits), NOW) == []
-    assert asked.reason == "7.5% of 200 decisions of version 1.2.0 in 1 h failed, more than 5.0%"
+    assert asked.reason == "7.5% of 200 decisions of version 1.2.0 in 24 h failed, more than 5.0%"
     assert asked.evidence == {"model_version": "1.2.0", "error_rate": 0.075}
