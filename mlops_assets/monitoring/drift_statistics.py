@@ -20,6 +20,8 @@ from mlops_assets.monitoring.reference_columns import (
 
 # New categories that are kept by name; a column of ids has as many as rows.
 _MOST_UNSEEN = 20
+# Nearer magnitudes are no other unit, and not worth another pass.
+_FAR = 1.5
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ColumnStatistics:
     of rows where the reference has none; `p_value` is that of all tests of the column together.
 
     Of numbers only: `ks` (D) with its p-value and `ks_error`, `wasserstein_sigmas` with its error, and `mean`, `sigma`,
-    `scale` as the reference has them; None: nothing is there to compare. Of categories only: `unseen`, rows of the
+    `scale` as the reference has them; None: nothing is there to compare. `rescaled_ks`: D once the magnitudes are made equal,
+    where they are far from each other: near 0 of another unit. Of categories only: `unseen`, rows of the
     commonest that the reference has not, and how many such categories and rows there are in all.
     """
 
@@ -60,6 +63,7 @@ class ColumnStatistics:
     mean: float | None = None
     sigma: float | None = None
     scale: float | None = None
+    rescaled_ks: float | None = None
     unseen: Mapping[str, int] | None = None
     unseen_categories: int = 0
     unseen_rows: int = 0
@@ -115,6 +119,9 @@ def _numbers(name: str, reference: NumericReference, numbers: SortedNumbers, eff
         "sigma": sigma,
         "scale": magnitude(numbers.sample()),
     }
+    ratio = more["scale"] / reference.scale if reference.scale > 0 else math.nan
+    if math.isfinite(ratio) and ratio > 0 and max(ratio, 1 / ratio) > _FAR:
+        more["rescaled_ks"] = divergence.kolmogorov_smirnov(reference.sample, numbers.values / ratio)[0]
     if reference.sigma > 0:
         more["wasserstein_sigmas"] = divergence.wasserstein(reference.sample, numbers.values) / reference.sigma
         more["wasserstein_error"] = math.sqrt(1 / n + (sigma / reference.sigma) ** 2 / m)

@@ -4,7 +4,7 @@ A column has drifted where three things hold together: it differs significantly 
 the number of *independent* rows; an effect is above its limit; and so is that effect's lower confidence bound.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from mlops_assets.monitoring.drift_statistics import ColumnStatistics, column_st
 from mlops_assets.monitoring.prediction_drift import COLLECTING, CombinedScore, combined_score
 from mlops_assets.monitoring.reference import Reference, column_rows
 from mlops_assets.monitoring.reference_columns import NumericReference
-from mlops_assets.monitoring.upstream import Finding, schema_findings, value_findings
+from mlops_assets.monitoring.upstream import BROKEN, Finding, schema_findings, value_findings
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,17 @@ class DriftVerdict:
     prediction: CombinedScore
     recommendation: str
 
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Columns that are broken upstream: gone, of another kind, or in another unit."""
+        return tuple(dict.fromkeys(one.column for one in self.findings if one.change in BROKEN))
+
     def document(self) -> dict[str, Any]:
         """As JSON, for the check's row and reports."""
         return {
             "verdict": self.verdict,
             "recommendation": self.recommendation,
+            "broken": list(self.broken),
             "rows": self.rows,
             "reference_rows": self.reference_rows,
             "reference_hash": self.reference_hash,
@@ -152,7 +158,7 @@ def of_columns(found: DriftVerdict, names: frozenset[str], policy: DriftPolicy) 
         columns=tuple(sorted(columns, key=lambda one: -ORDER.index(one.verdict))),
         findings=findings,
         prediction=prediction,
-        recommendation=bands.recommendation(worst, policy),
+        recommendation=_recommendation(worst, findings, policy),
     )
 
 
@@ -279,8 +285,15 @@ def _verdict(
         columns=tuple(sorted(columns, key=lambda c: (severity(c.verdict), -c.statistics.psi, c.name))),
         findings=tuple(sorted(findings, key=lambda finding: (severity(finding.verdict), finding.column))),
         prediction=prediction,
-        recommendation=bands.recommendation(verdict, policy),
+        recommendation=_recommendation(verdict, findings, policy),
     )
+
+
+def _recommendation(verdict: Verdict, findings: Sequence[Finding], policy: DriftPolicy) -> str:
+    broken = dict.fromkeys(one.column for one in findings if one.change in BROKEN)
+    if broken:
+        return f"Mend the source of {', '.join(broken)}: what is trained on it now learns the fault."
+    return bands.recommendation(verdict, policy)
 
 
 def _normal_quantile(probability: float) -> float:

@@ -27,6 +27,8 @@ Change = Literal[
 ]
 # Of units that are taken for each other: minutes, percent, kilo (or kibi), hours, mega, nano.
 _UNIT_FACTORS = (60.0, 100.0, 1000.0, 3600.0, 1e6, 1e9)
+# What is broken before the data come here: no training mends it.
+BROKEN: frozenset[Change] = frozenset({"missing_column", "changed_kind", "changed_unit"})
 # How near the ratio of medians has to be to one of them, as a share of it.
 _UNIT_TOLERANCE = 0.25
 _MOST_NAMED = 5
@@ -119,6 +121,9 @@ def _unit(statistics: ColumnStatistics, frozen: ColumnReference, policy: DriftPo
     larger = max(ratio, 1 / ratio)
     nearest = min(_UNIT_FACTORS, key=lambda factor: abs(math.log(larger / factor)))
     if larger <= policy.min_unit_factor or abs(larger / nearest - 1) > _UNIT_TOLERANCE:
+        return None
+    # What another unit does not explain, such as a new group of far larger values, is another distribution.
+    if statistics.rescaled_ks is None or statistics.rescaled_ks > policy.ks_monitor:
         return None
     text = (
         f"Column {statistics.name} has a median magnitude of {statistics.scale:.4g}, about "

@@ -22,7 +22,10 @@ from mlops_assets.retraining.signals import NewSignal
 
 @dataclass(frozen=True)
 class Check:
-    """One drift check, as far as it matters here; None is what there was too little data to say."""
+    """One drift check, as far as it matters here; None is what there was too little data to say.
+
+    `broken`: columns that are broken upstream. Inputs that drift beside them ask for no training, which would learn the fault.
+    """
 
     agent: str
     model_name: str
@@ -35,6 +38,7 @@ class Check:
     accuracy_drop_rel: float | None
     ks: float | None = None
     loss: Loss | None = None
+    broken: tuple[str, ...] = ()
 
     def key(self, what: str) -> str:
         """Dedupe key: a drift that goes on asks once a day, of each version and each thing that is found."""
@@ -83,6 +87,7 @@ def checks_since(session: Session, agent: str, version: str | None, since: datet
         # Not the whole document: it holds every column's statistics.
         record.document["ks"].label("ks"),
         record.document["loss_per_day"].label("loss_per_day"),
+        record.document["broken"].label("broken"),
     ).where(
         record.agent == agent,
         record.model_name == agent_spec(agent).registered_model,
@@ -118,6 +123,8 @@ def _of_accuracy(check: Check, policy: RetrainingPolicy) -> list[NewSignal]:
 
 def _of_inputs(check: Check, policy: RetrainingPolicy) -> list[NewSignal]:
     limits = policy.limits
+    if check.broken:
+        return []
     beyond = [
         f"{name} {value:.2f} > {limit:g}"
         for name, value, limit in (
@@ -150,7 +157,8 @@ def _accuracy_is_stable(check: Check, policy: RetrainingPolicy) -> bool:
 def _check(row: RowMapping) -> Check:
     values = dict(row)
     loss = _loss(values.pop("loss_per_day"), values["checked_at"])
-    return Check(**{**values, "ks": _number(values["ks"]), "loss": loss})
+    broken = tuple(values.pop("broken") or ())
+    return Check(**{**values, "ks": _number(values["ks"]), "loss": loss, "broken": broken})
 
 
 def _loss(document: Any, at: datetime) -> Loss | None:

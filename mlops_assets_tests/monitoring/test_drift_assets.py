@@ -67,8 +67,10 @@ class Watched:
             assert found.success, found.failures
             return found
 
-    def serve(self, begin: datetime, *, factor: Mapping[str, float] | None = None) -> None:
-        """Serve decisions that were held out when the champion was trained, some fields of them in another unit."""
+    def serve(
+        self, begin: datetime, *, factor: Mapping[str, float] | None = None, more: Mapping[str, float] | None = None
+    ) -> None:
+        """Serve decisions that were held out when the champion was trained, some fields of them in another unit, or moved."""
         model = read_record(self.engine, asset="dqn_model", partition=SPEC.name)
         paths = load_settings({"MLOPS_HOME": str(self.home), **SMALL}).paths
         table = open_training_set(SPEC.name, model["training_hash"], paths=paths).holdout()
@@ -76,6 +78,8 @@ class Watched:
         states = table.state[rows].copy()
         for name, value in (factor or {}).items():
             states[:, SPEC.state_fields.index(name)] *= value
+        for name, value in (more or {}).items():
+            states[:, SPEC.state_fields.index(name)] += value
         policy = GreedyPolicy.from_onnx(ArtifactFolder(paths.models(SPEC.name) / model["run_id"]).onnx)
         values = q_values(policy, states)
         actions, confidence = greedy(values), confidences(values)
@@ -97,6 +101,13 @@ class Watched:
         serve(
             self.engine, SPEC, SERVED, start=begin, hours=23.9, prefix=f"{begin:%m%d}-", labelled=0.0, changes=changes
         )
+
+    def asked(self, since: datetime = DAY - timedelta(days=9999)) -> list[str]:
+        """What checks after this time ask of retraining."""
+        policy = load_profile("aiwebtest").retraining
+        with read_transaction(self.engine) as session:
+            checks = checks_since(session, SPEC.name, "1.0.0", since)
+        return [signal.kind for check in checks for signal in signals_of(check, policy)]
 
     def checks(self) -> list[DriftCheckRecord]:
         with read_transaction(self.engine) as session:
@@ -136,22 +147,22 @@ def test_drift_is_found_told_and_asks_for_a_training(watched: Watched) -> None:
     assert (Path(facts["report"]).parent / "evidently" / "drift_report.html").is_file()
     assert alerts(watched.engine) == []
 
-    watched.serve(DAY + timedelta(days=1), factor={"duration_share": 1000.0})
-    broken = watched.check().facts("drift_report", SPEC.name)
-    assert broken["verdict"] == "critical"
-    assert broken["drifted"][0] == "duration_share"
-    assert "duration_share" in broken["What was found"]
-    assert [check.verdict for check in watched.checks()] == ["ok", "critical"]
+    watched.serve(DAY + timedelta(days=1), more={"duration_share": 0.5})
+    moved = watched.check().facts("drift_report", SPEC.name)
+    assert moved["verdict"] == "critical"
+    assert moved["drifted"][0] == "duration_share"
+    assert "duration_share" in moved["What was found"]
     told = {alert.finding.key: str(alert.finding.severity) for alert in alerts(watched.engine)}
     assert told[f"{MODEL}:feature_drift"] == "CRITICAL"
-    policy = load_profile("aiwebtest").retraining
-    with read_transaction(watched.engine) as session:
-        asked = [
-            signal.kind
-            for check in checks_since(session, SPEC.name, "1.0.0", DAY - timedelta(days=9999))
-            for signal in signals_of(check, policy)
-        ]
-    assert "drift" in asked
+    assert "drift" in watched.asked()
+
+    watched.serve(DAY + timedelta(days=2), factor={"duration_share": 1000.0})
+    broken = watched.check().facts("drift_report", SPEC.name)
+    assert broken["verdict"] == "critical"
+    assert broken["recommendation"].startswith("Mend the source of duration_share")
+    assert [check.verdict for check in watched.checks()] == ["ok", "critical", "critical"]
+    # A training on the other unit would learn it.
+    assert "drift" not in watched.asked(since=watched.checks()[1].checked_at)
 
 
 def test_the_same_window_is_checked_once(watched: Watched) -> None:

@@ -118,7 +118,10 @@ def test_another_unit_is_said_instead_of_another_distribution() -> None:
     columns = _table(2000, 15)
     found = _check(columns | {"b": columns["b"] * 1000})
     assert [finding.change for finding in found.findings] == ["changed_unit"]
-    assert found.verdict == "critical"
+    assert (found.verdict, found.broken) == ("critical", ("b",))
+    assert found.recommendation == "Mend the source of b: what is trained on it now learns the fault."
+    assert found.document()["broken"] == ["b"]
+    assert _check(_table(5000, 3, shift=1.0)).broken == ()
 
 
 def test_changed_kind_leaves_the_others_compared() -> None:

@@ -97,3 +97,16 @@ def test_other_factors_are_no_unit(factor: float) -> None:
     """A load three times as high is drift, not another unit."""
     random = np.random.default_rng(31)
     assert _found(random.lognormal(size=20_000), random.lognormal(size=2000) * factor) == []
+
+
+@pytest.mark.parametrize("change", ["moved", "mixed", "two groups"])
+def test_another_shape_is_no_unit(change: str) -> None:
+    """A new group of far larger values is called another unit, and the drift that it is goes unsaid."""
+    random = np.random.default_rng(32)
+    before, after = random.lognormal(size=20_000), random.lognormal(size=5000)
+    new = {
+        "moved": after + 100.0,
+        "mixed": np.where(random.random(5000) < 0.6, 100.0 + 5.0 * random.normal(size=5000), after),
+        "two groups": np.where(random.random(5000) < 0.55, 100.0 * after, 0.01 * after),
+    }[change]
+    assert _found(before, new) == []

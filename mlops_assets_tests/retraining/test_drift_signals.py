@@ -55,6 +55,9 @@ DROP, DROPPING = ("accuracy_drop", "accuracy_drop", None), ("accuracy_drop", "ac
         ({"psi": 0.4, "accuracy_drop_rel": 0.2}, [DROP, DRIFT]),
         ({"psi": 0.25, "accuracy_drop_rel": 0.07}, [DROPPING, WARNED]),
         ({"psi": None, "combined": None, "accuracy_drop_rel": None}, []),
+        # A training on a broken column would learn what is broken; a loss of accuracy is one all the same.
+        ({"psi": 0.9, "broken": ("a",)}, []),
+        ({"psi": 0.9, "broken": ("a",), "accuracy_drop_rel": 0.2}, [DROP]),
         # Limits that this source does not have.
         ({"combined": 0.9, "ks": 0.9}, []),
     ],
