@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 from mlops_assets.foundation.policies import Levels, Role
 from mlops_assets.monitoring.severity import Severity
 
+# The value that fired; `humanize` would call a score of .35 "350m".
+VALUE = '{{ $value | printf "%.3g" }}'
 _Sign = Literal[">", ">="]
 
 

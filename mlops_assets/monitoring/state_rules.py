@@ -2,7 +2,7 @@
 
 from mlops_assets.foundation.policies import STAGE_SHARES, StageName
 from mlops_assets.foundation.profiles import PolicyProfile
-from mlops_assets.monitoring.alert_rule import AlertRule, of_bands
+from mlops_assets.monitoring.alert_rule import VALUE, AlertRule, of_bands
 from mlops_assets.monitoring.promql import duration
 from mlops_assets.monitoring.severity import Severity
 
@@ -24,14 +24,14 @@ def drift_rules(profile: PolicyProfile) -> list[AlertRule]:
                 "ModelDrift", severity, "ml_engineer", f"model_drift_score {sign} {limit:g}", minutes,
                 "What a model decides has drifted",
                 "the drift score of {{ $labels.model_type }} {{ $labels.model_version }} is "
-                f"{{{{ $value | humanize }}}}, above {limit:g}",
+                f"{VALUE}, above {limit:g}",
             )
         )  # fmt: skip
     for severity, sign, limit in of_bands(drift.psi_monitor, drift.psi_warning, drift.psi_critical):
         rules.append(
             AlertRule(
                 "FeatureDrift", severity, "ml_engineer", f"model_drift_psi {sign} {limit:g} {sure}", minutes,
-                "A column has drifted", f"the PSI of {column} is {{{{ $value | humanize }}}}, above {limit:g}",
+                "A column has drifted", f"the PSI of {column} is {VALUE}, above {limit:g}",
                 {"statistic": "psi"},
             )
         )  # fmt: skip
@@ -40,7 +40,7 @@ def drift_rules(profile: PolicyProfile) -> list[AlertRule]:
             AlertRule(
                 "FeatureDrift", severity, "ml_engineer", f"model_drift_ks {sign} {limit:g} {sure}", minutes,
                 "A column has drifted",
-                f"Kolmogorov-Smirnov's D of {column} is {{{{ $value | humanize }}}}, above {limit:g}",
+                f"Kolmogorov-Smirnov's D of {column} is {VALUE}, above {limit:g}",
                 {"statistic": "ks"},
             )
         )  # fmt: skip
@@ -50,7 +50,7 @@ def drift_rules(profile: PolicyProfile) -> list[AlertRule]:
             AlertRule(
                 "AccuracyDrop", severity, "ml_engineer", f"model_accuracy_drop_percent {sign} {limit:g}", minutes,
                 "A model is less accurate than when it was released",
-                f"{{{{ $labels.model_name }}}} has lost {{{{ $value | humanize }}}} % of its accuracy, more than {limit:g} %",
+                f"{{{{ $labels.model_name }}}} has lost {VALUE} % of its accuracy, more than {limit:g} %",
             )
         )  # fmt: skip
     return [*rules, *_checks(profile)]

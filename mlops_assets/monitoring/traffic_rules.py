@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mlops_assets.foundation.profiles import PolicyProfile
 from mlops_assets.monitoring import promql
-from mlops_assets.monitoring.alert_rule import AlertRule, of_levels
+from mlops_assets.monitoring.alert_rule import VALUE, AlertRule, of_levels
 from mlops_assets.monitoring.promql import DECISIONS, OPERATIONS, duration
 from mlops_assets.monitoring.severity import Severity
 
@@ -41,7 +41,7 @@ def decision_rules(profile: PolicyProfile) -> list[AlertRule]:
             "PredictionLogFailing", _WARNING, "sre",
             f"{promql.increase('ml_prediction_log_failures_total', window, ['what'])} > 0", policy.traffic_for_minutes,
             "The prediction log is not written",
-            f"{{{{ $value | humanize }}}} refusals of {{{{ $labels.what }}}} {went_on}",
+            f"{VALUE} refusals of {{{{ $labels.what }}}} {went_on}",
         ),
         *_throughput(profile),
         *_confidence(profile),
@@ -96,7 +96,7 @@ def _throughput(profile: PolicyProfile) -> Iterator[AlertRule]:
         yield AlertRule(
             "LowThroughput", _WARNING, "sre", f"{answered} < {expected:g}", profile.prometheus.traffic_for_minutes,
             "Fewer decisions are asked for than expected",
-            f"{{{{ $value | humanize }}}} decisions in an hour, expected {expected:g}",
+            f"{VALUE} decisions in an hour, expected {expected:g}",
         )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _confidence(profile: PolicyProfile) -> Iterator[AlertRule]:
             "ConfidenceDrop", severity, "ml_engineer", f"{fall} {sign} {limit:g} and {enough}",
             profile.prometheus.traffic_for_minutes,
             "A model is less sure of its decisions",
-            f"the mean confidence of {{{{ $labels.model_version }}}} in {now} is {{{{ $value | humanize }}}} below that of "
+            f"the mean confidence of {{{{ $labels.model_version }}}} in {now} is {VALUE} below that of "
             f"{before}, limit {limit:g}",
         )  # fmt: skip
 
