@@ -67,10 +67,10 @@ def operation_rules(profile: PolicyProfile) -> list[AlertRule]:
     held = 60.0 * max(retraining.psi_deadline_hours, retraining.accuracy_deadline_hours)
     return [
         AlertRule(
-            "CriticalAlertOpen", _CRITICAL, "sre", 'mlops_alerts_open{severity="CRITICAL"} > 0',
+            "CriticalAlertOpen", _WARNING, "sre", 'mlops_alerts_open{severity="CRITICAL"} > 0',
             profile.alerting.escalation_minutes,
-            "Nobody looks after a CRITICAL alert",
-            f"{{{{ $value }}}} CRITICAL alerts are open for {duration(profile.alerting.escalation_minutes)}",
+            "A CRITICAL alert goes on",
+            f"{{{{ $value }}}} CRITICAL alerts have not recovered for {duration(profile.alerting.escalation_minutes)}",
         ),
         AlertRule(
             "AlertsUndelivered", _CRITICAL, "sre", f"mlops_alert_oldest_waiting_seconds > {60.0 * waiting:g}", minutes,
