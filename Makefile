@@ -16,7 +16,7 @@ export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
-.PHONY: help install lock run serve demo-rollout test lint ui bench clean
+.PHONY: help install lock run serve operations demo-rollout test lint ui bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -64,6 +64,9 @@ run: install $(DAGSTER_HOME)/dagster.yaml ## run the lifecycle of all agents, or
 
 serve: install ## the decision server on http://127.0.0.1:8000, after make run
 	@$(BIN)/python -m mlops_assets.serving
+
+operations: install ## drift, alerts, rollouts and retraining for Prometheus, on http://127.0.0.1:8400
+	@$(BIN)/python -m mlops_assets.operations
 
 demo-rollout: install ## a better candidate to all users, three bad ones back; or one: make demo-rollout only=errors
 	@$(BIN)/python -m examples.rollout_demo $(if $(only),--only $(only)) $(if $(seed),--seed $(seed)) $(QUIET)

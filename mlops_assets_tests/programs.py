@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,13 @@ def system_program(name: str, package: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return found
+
+
+def assert_metrics_pass_promtool(exposition: bytes) -> None:
+    """Prometheus' own linter has nothing to say: names, units, HELP and TYPE are as its conventions want them."""
+    check = [system_program("promtool", "prometheus"), "check", "metrics"]
+    done = subprocess.run(check, input=exposition, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 def free_port() -> int:

@@ -58,9 +58,10 @@ class Settings(BaseSettings):
     least; `simulator_extra_days`: how far the simulated world has moved on since. `device`: where
     training runs, `auto` takes CUDA when there is one. `serving_clock`: what time it is for served decisions, the
     machine's or that of the data (`auto`: the data's where the experience source is a closed history). `clock`: another clock
-    than the machine's for all processes (`parse_clock`), for drills; production refuses it. `exploration_epsilon`:
-    share of the served decisions that are drawn uniformly. `pseudonym_key`: key of the user pseudonyms. `roles_file`: YAML
-    table of who has which role. `smtp_url`, `slack_webhook`: where approvers are told of requests, off by default;
+    than the machine's for all processes (`parse_clock`), for drills; production refuses it. `operations_host`,
+    `operations_port`: where the operations server listens. `exploration_epsilon`: share of the served decisions that are
+    drawn uniformly. `pseudonym_key`: key of the user pseudonyms. `roles_file`: YAML table of who has which role.
+    `smtp_url`, `slack_webhook`: where approvers are told of requests, off by default;
     `approvals_url`: where the link in such a message leads. `slack_alerts_webhook`, `pagerduty_routing_key`, `sentry_dsn`:
     where people are told of alerts, beside the two above; `pagerduty_url`: PagerDuty's events, such as those of the EU;
     `alert_recipients`: who gets alerts by e-mail, beside who has the role;
@@ -106,6 +107,8 @@ class Settings(BaseSettings):
     serving_clock: Literal["auto", "system", "data"] = "auto"
     clock: Annotated[str, AfterValidator(_readable_clock)] | None = None
     serving_authentication: Literal["auto", "required"] = "auto"
+    operations_host: str = "127.0.0.1"
+    operations_port: int = Field(default=8400, ge=1, le=65535)
     exploration_epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
     pseudonym_key: SecretStr | None = Field(default=None, min_length=16)
     smtp_url: SecretStr | None = None
@@ -206,9 +209,17 @@ class Settings(BaseSettings):
     @property
     def authenticated(self) -> bool:
         """Whether the serving API asks for tokens: always, but on the loopback of an embedded environment."""
+        return self._asks_for_tokens(self.serving_host)
+
+    @property
+    def operations_authenticated(self) -> bool:
+        """Whether the operations server asks for tokens, by the same rule, also for what only reads."""
+        return self._asks_for_tokens(self.operations_host)
+
+    def _asks_for_tokens(self, host: str) -> bool:
         if self.serving_authentication == "required" or self.environment == "production":
             return True
-        return self.serving_host not in _LOOPBACK
+        return host not in _LOOPBACK
 
     @property
     def data_clock(self) -> bool:

@@ -18,11 +18,10 @@ from mlops_assets.foundation.settings import Settings
 from mlops_assets.retraining.by_hand import request_retraining
 from mlops_assets.retraining.evaluate import evaluations
 from mlops_assets.serving.problems import problem_response
-from mlops_assets.serving.tokens import active_tokens, token_hash
+from mlops_assets.serving.tokens import bearer_token
 
 _MAX_BODY_BYTES = 16_384
 _MAX_DAYS = 3650.0
-_BEARER = "bearer "
 
 
 class RetrainingRequest(BaseModel):
@@ -138,11 +137,8 @@ async def _body(request: Request) -> bytes | None:
 
 def _caller(request: Request, engine: Engine) -> str | None:
     """Return who the bearer token names; None when it names nobody."""
-    given = request.headers.get("authorization", "")
-    if not given.lower().startswith(_BEARER):
-        return None
     # Whether a token has expired is a matter of the machine's time, whatever time the lifecycle is in.
-    token = active_tokens(engine, SystemClock().now()).get(token_hash(given[len(_BEARER) :].strip()))
+    token = bearer_token(engine, request.headers.get("authorization"), SystemClock().now())
     return None if token is None else token.name
 
 

@@ -113,6 +113,12 @@ def current(engine: Engine, model_name: str) -> RolloutState | None:
 
 def newest_states(engine: Engine) -> list[RolloutState]:
     """Return the newest rollout of every model that has had one."""
+    with read_transaction(engine) as session:
+        return newest_states_within(session)
+
+
+def newest_states_within(session: Session) -> list[RolloutState]:
+    """Return what `newest_states` does, in the caller's transaction."""
     newest = (
         select(RolloutEvent.model_name, func.max(RolloutEvent.number).label("number"))
         .group_by(RolloutEvent.model_name)
@@ -122,8 +128,7 @@ def newest_states(engine: Engine) -> list[RolloutState]:
     query = select(RolloutEvent.state).join(
         newest, (RolloutEvent.model_name == newest.c.model_name) & (RolloutEvent.number == newest.c.number)
     )
-    with read_transaction(engine) as session:
-        return [RolloutState.from_document(state) for state in session.scalars(query.order_by(RolloutEvent.model_name))]
+    return [RolloutState.from_document(state) for state in session.scalars(query.order_by(RolloutEvent.model_name))]
 
 
 def splits(engine: Engine) -> dict[str, Experiment]:

@@ -9,14 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,20 +25,24 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.registry.catalogue import CHAMPION
 from mlops_assets.serving.api_documents import describe_api
 from mlops_assets.serving.approvals import ApprovalDesk, ForgedTokens, voter
-from mlops_assets.serving.boundary import RETRY_SECONDS, Boundary, Counted, ProblemError
+from mlops_assets.serving.boundary import (
+    RETRY_SECONDS,
+    Boundary,
+    Counted,
+    ProblemError,
+    add_refusals,
+    with_database,
+)
 from mlops_assets.serving.decide import Decision
 from mlops_assets.serving.explain import explain_prediction
 from mlops_assets.serving.guard import Guard
 from mlops_assets.serving.model_documents import model_card_text, registered_run, served_models
 from mlops_assets.serving.outcomes import record_outcomes
 from mlops_assets.serving.parsing import parse_batch, parse_outcomes, parse_request
-from mlops_assets.serving.problems import problem_response
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.status import experiment_status, monitoring_status
 
-_DATABASE_SECONDS = 5.0
 _MAX_HOURS = 24 * 366
-Result = TypeVar("Result")
 Handler = Callable[[bytes], Awaitable[Response]]
 
 
@@ -74,8 +76,7 @@ def create_app(runtime: ServingRuntime, *, manage: bool = True) -> ASGIApp:
     _add_knowledge(app, runtime)
     _add_approvals(app, runtime)
     _add_health(app, runtime)
-    app.add_exception_handler(RequestValidationError, _invalid_query)
-    app.add_exception_handler(HTTPException, _http_error)
+    add_refusals(app)
     # Inside of the framework's own last resort, which would answer first, and then raise what it answered.
     app.add_middleware(Boundary)
     describe_api(app, authenticated=runtime.settings.authenticated)
@@ -109,7 +110,7 @@ def _decision_routes(runtime: ServingRuntime) -> dict[str, Handler]:
     async def outcomes(body: bytes) -> Response:
         """Tell what came of decisions; the same outcome twice counts once, a late one counts."""
         told = parse_outcomes(body, runtime.policy.max_batch_rows)
-        recorded = await _with_database(
+        recorded = await with_database(
             lambda: record_outcomes(runtime.engine, told, unshipped=runtime.log.find, now=runtime.clock.now())
         )
         return _json(asdict(recorded))
@@ -142,7 +143,7 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
     @app.get("/predictions/{prediction_id}", name="explain")
     async def explain(prediction_id: str) -> Response:
         """Return a decision with its feature values, model version, training snapshot, outcome, and shadows."""
-        found = await _with_database(
+        found = await with_database(
             lambda: explain_prediction(runtime.readers, _stored_text(prediction_id), runtime.log.find(prediction_id))
         )
         if found is None:
@@ -157,7 +158,7 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
     @app.get("/models/{model_name}/{version}/card", name="model_card")
     async def card(model_name: str, version: str) -> Response:
         """Return the model card of a registered version, as YAML."""
-        text = await _with_database(lambda: _card(runtime, _stored_text(model_name), _stored_text(version)))
+        text = await with_database(lambda: _card(runtime, _stored_text(model_name), _stored_text(version)))
         return Response(text, media_type="application/yaml")
 
     @app.get("/monitoring/status", name="monitoring_status")
@@ -165,18 +166,18 @@ def _add_knowledge(app: FastAPI, runtime: ServingRuntime) -> None:
         """Summarise the decisions of the last hours by agent, version and variant."""
         end = runtime.clock.now() + timedelta(microseconds=1)
         start = end - timedelta(hours=hours)
-        groups = await _with_database(lambda: monitoring_status(runtime.readers, start, end))
+        groups = await with_database(lambda: monitoring_status(runtime.readers, start, end))
         return _json({"start": start, "end": end, "groups": groups, "serving": _process(runtime)})
 
     @app.get("/experiments/{name}/status", name="experiment_status")
     async def experiment(name: str) -> Response:
         """Return an experiment's split and what its arms have brought."""
-        return _json(await _with_database(lambda: _experiment(runtime, _stored_text(name))))
+        return _json(await with_database(lambda: _experiment(runtime, _stored_text(name))))
 
     @app.get("/experiments", name="experiments")
     async def experiments() -> Response:
         """List every experiment, the newest first."""
-        found = await _with_database(lambda: all_experiments(runtime.readers))
+        found = await with_database(lambda: all_experiments(runtime.readers))
         return _json({"experiments": [one.public() for one in found]})
 
 
@@ -188,12 +189,12 @@ def _add_approvals(app: FastAPI, runtime: ServingRuntime) -> None:
     @app.get("/approvals", name="approvals")
     async def approvals(status: Literal["open", "all"] = "open") -> Response:
         """List what waits for approval; with `all`, also what was decided, expired or superseded."""
-        return _json({"requests": await _with_database(lambda: desk.listed(every=status == "all"))})
+        return _json({"requests": await with_database(lambda: desk.listed(every=status == "all"))})
 
     @app.get("/approvals/{model_name}/{version}", name="approval")
     async def approval(model_name: str, version: str) -> Response:
         """Return the newest approval request of a version."""
-        return _json(await _with_database(lambda: desk.newest(_stored_text(model_name), _stored_text(version))))
+        return _json(await with_database(lambda: desk.newest(_stored_text(model_name), _stored_text(version))))
 
     @app.post("/approvals/{model_name}/{version}", name="vote")
     async def vote(model_name: str, version: str, request: Request) -> Response:
@@ -266,18 +267,6 @@ def _answer(decision: Decision) -> dict[str, Any]:
         "latency_ms": row["latency_ms"],
         "timestamp": row["event_time"],
     }
-
-
-async def _with_database(call: Callable[[], Result]) -> Result:
-    """Run a call that asks the database in a thread; 503 when it takes too long, as with one that stands still."""
-    with anyio.move_on_after(_DATABASE_SECONDS):
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
-    raise ProblemError(
-        503,
-        "Database not available",
-        f"the operational database did not answer within {_DATABASE_SECONDS:g} s; try again",
-        retry_seconds=RETRY_SECONDS,
-    )
 
 
 def _stored_text(text: str) -> str:
@@ -354,20 +343,3 @@ def _not_ready(runtime: ServingRuntime) -> str:
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(to_json(content), status, media_type="application/json")
-
-
-async def _invalid_query(_: Request, error: Exception) -> Response:
-    found = error.errors() if isinstance(error, RequestValidationError) else []
-    errors = [{"field": ".".join(map(str, one["loc"][1:])), "message": str(one["msg"])} for one in found]
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors)
-    return problem_response(422, "Invalid request", detail, errors=errors)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    detail = {
-        404: f"there is nothing at {request.url.path!r}; see /openapi.json",
-        405: f"{request.method} is not for {request.url.path!r}; allowed: {headers.get('allow', headers.get('Allow', ''))}",
-    }.get(status, "the request could not be taken")
-    return problem_response(status, "Not found" if status == 404 else "Not allowed", detail, headers=headers)  # noqa: PLR2004

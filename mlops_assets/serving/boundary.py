@@ -3,9 +3,14 @@
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +20,10 @@ from mlops_assets.serving.outcomes import OutcomeConflictError, OutcomeFieldErro
 from mlops_assets.serving.problems import problem_response
 
 RETRY_SECONDS = 1
+_DATABASE_SECONDS = 5.0
 _FIRST_ERROR_STATUS = 400
+_SHOWN_CHARACTERS = 100
+Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +65,44 @@ _REFUSALS: Mapping[type[Exception], Callable[[Any], ProblemError]] = {
         503, "Not available now", "a store does not answer; try again", retry_seconds=RETRY_SECONDS
     ),
 }
+
+
+async def with_database(call: Callable[[], Result]) -> Result:
+    """Run a call that asks the database in a thread; 503 when it takes too long, as with one that stands still."""
+    with anyio.move_on_after(_DATABASE_SECONDS):
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+    raise ProblemError(
+        503,
+        "Database not available",
+        f"the operational database did not answer within {_DATABASE_SECONDS:g} s; try again",
+        retry_seconds=RETRY_SECONDS,
+    )
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Have the framework's own refusals, of a query or a path, answered as problem documents."""
+    app.add_exception_handler(RequestValidationError, _invalid_query)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _invalid_query(_: Request, error: Exception) -> Response:
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    errors = [{"field": ".".join(map(str, one["loc"][1:])), "message": str(one["msg"])} for one in found]
+    detail = "; ".join(
+        f"{told['field']}={str(one.get('input'))[:_SHOWN_CHARACTERS]!r}: {told['message']}"
+        for one, told in zip(found, errors, strict=True)
+    )
+    return problem_response(422, "Invalid request", detail, errors=errors)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    detail = {
+        404: f"there is nothing at {request.url.path!r}; see /openapi.json",
+        405: f"{request.method} is not for {request.url.path!r}; allowed: {headers.get('allow', headers.get('Allow', ''))}",
+    }.get(status, "the request could not be taken")
+    return problem_response(status, "Not found" if status == 404 else "Not allowed", detail, headers=headers)  # noqa: PLR2004
 
 
 class Boundary:

@@ -165,6 +165,18 @@ def active_tokens(engine: Engine, now: datetime) -> Mapping[str, ApiToken]:
         }
 
 
+def bearer_token(engine: Engine, authorization: str | None, now: datetime) -> ApiToken | None:
+    """Return the valid token of an `Authorization` header; None where it holds none.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    scheme, _, text = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    return active_tokens(engine, now).get(token_hash(text.strip()))
+
+
 def _check_name(name: str) -> None:
     """Refuse unsuited names; one that looks like a token's text is not repeated: it may be one."""
     if name.startswith(PREFIX):

@@ -189,6 +189,17 @@ def test_tokens_are_asked_for_wherever_strangers_come(variables: dict[str, str],
     assert load_settings(variables).authenticated is asked
 
 
+def test_the_operations_server_asks_by_its_own_address() -> None:
+    """The decision server is behind a proxy on the loopback, and the other one open to the network."""
+    settings = load_settings({"MLOPS_OPERATIONS_HOST": "0.0.0.0", "MLOPS_OPERATIONS_PORT": "9000"})
+    assert (settings.operations_authenticated, settings.authenticated) == (True, False)
+    assert settings.operations_port == 9000
+    served = load_settings({"MLOPS_SERVING_HOST": "0.0.0.0"})
+    assert (served.operations_authenticated, served.authenticated) == (False, True)
+    for variables in ({"MLOPS_SERVING_AUTHENTICATION": "required"}, _PRODUCTION):
+        assert load_settings(variables).operations_authenticated
+
+
 def test_a_shared_production_server_needs_the_key_of_its_pseudonyms() -> None:
     """Each server gives a user a pseudonym of its own."""
     variables = {

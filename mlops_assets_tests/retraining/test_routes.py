@@ -1,13 +1,10 @@
 """The HTTP way in, on a real server: who may ask, what is answered, and what is refused how."""
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
@@ -17,14 +14,10 @@ from mlops_assets.retraining.requests import all_requests
 from mlops_assets.retraining.routes import create_router
 from mlops_assets.serving.tokens import create_token, revoke_token
 from mlops_assets_tests.retraining.triggers import NOW
+from mlops_assets_tests.sockets import on_a_socket
 
 USER = "ana@company.com"
 ASKED = {"agent": "execution", "reason": "new browser"}
-
-
-class _Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:
-        """Not in a thread."""
 
 
 @contextmanager
@@ -32,17 +25,8 @@ def serving(settings: Settings, engine: Engine, clock: FixedClock) -> Iterator[s
     """Address of the routes on a server that mounts them."""
     app = FastAPI()
     app.include_router(create_router(settings, engine, clock))
-    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/retraining"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with on_a_socket(app) as address:
+        yield f"{address}/retraining"
 
 
 @pytest.fixture

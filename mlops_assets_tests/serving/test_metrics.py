@@ -1,5 +1,9 @@
 """Metrics: what is declared is observed, under the names that dashboards know."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlops_assets.foundation.agents import AGENTS
 from mlops_assets.serving.metrics import ServingMetrics
+from mlops_assets_tests.programs import assert_metrics_pass_promtool
 
 SPEC = AGENTS["execution"]
 VECTOR = np.linspace(0.0, 1.0, len(SPEC.state_fields), dtype=np.float32)
@@ -85,3 +90,36 @@ def test_two_servers_in_one_process_do_not_meet() -> None:
     first.refused(422)
     assert samples(first)["ml_requests_refused_total"] == [({"status": "422"}, 1.0)]
     assert "ml_requests_refused_total" not in samples(second)
+
+
+def of_everything() -> ServingMetrics:
+    """Every counter and gauge that the class has, once."""
+    metrics = ServingMetrics()
+    metrics.answered(answer(experiment="checkout", fallback="failed"), VECTOR)
+    metrics.arm("checkout", "treatment", accuracy=0.75, reward=-1.5)
+    metrics.refused(422)
+    metrics.feature_wait(0.003)
+    metrics.log_failed("journal")
+    metrics.gauge("ml_model_served", "Versions in service.", lambda: {("execution",): 1.0}, "agent")
+    return metrics
+
+
+def test_prometheus_has_nothing_to_say_about_one_worker() -> None:
+    """A name or a unit is none of Prometheus', and its functions and dashboards take the metric for another kind."""
+    assert_metrics_pass_promtool(of_everything().exposition())
+
+
+def test_several_workers_are_added_up(tmp_path: Path) -> None:
+    """Behind several workers each scrape shows another one's counters, and rates are made of the jumps."""
+    worker = (
+        "import sys; from mlops_assets_tests.serving.test_metrics import of_everything; "
+        "sys.stdout.buffer.write(of_everything().exposition(all_workers=True))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(root)}
+    for count in (1.0, 2.0):
+        text = subprocess.run([sys.executable, "-c", worker], env=environ, capture_output=True, check=True).stdout
+        assert f'ab_test_errors_total{{experiment="checkout",variant="control"}} {count}' in text.decode()
+        assert f"ml_online_feature_seconds_count {count}" in text.decode()
+    assert 'ab_test_accuracy{experiment="checkout",variant="treatment"} 0.75' in text.decode()
+    assert_metrics_pass_promtool(text)
