@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,6 +118,7 @@ def running(folder: Path, profile: PolicyProfile, ports: Mapping[str, int]) -> I
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        shutil.rmtree(folder / "data", ignore_errors=True)
 
 
 def _of_what(labels: Mapping[str, str]) -> str:

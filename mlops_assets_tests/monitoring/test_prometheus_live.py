@@ -79,7 +79,7 @@ class Platform:
             for answer in answers[len(AGENTS) :]
         ]
         assert self.server.post("/outcomes", {"outcomes": told}).status_code == 200
-        assert self.server.post("/predict", {"agent": "nobody"}).status_code == 422
+        assert self.server.post("/predict", {"agent": "nobody"}).status_code == 404
 
 
 @pytest.fixture(scope="module")
