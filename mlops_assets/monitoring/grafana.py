@@ -229,7 +229,7 @@ _OPTIONS: dict[Kind, dict[str, Any]] = {
         "color": {"mode": "scheme", "scheme": "Oranges", "exponent": 0.5, "steps": 64, "reverse": False},
         "filterValues": {"le": 1e-9},
         "legend": {"show": True},
-        "rowsFrame": {"layout": "le"},
+        "rowsFrame": {"layout": "auto"},
         "showValue": "never",
         "tooltip": {"show": True, "yHistogram": False},
         "yAxis": {"axisPlacement": "left"},

@@ -122,7 +122,9 @@ def running(folder: Path, profile: PolicyProfile, ports: Mapping[str, int]) -> I
 
 
 def _of_what(labels: Mapping[str, str]) -> str:
-    for name in ("feature", "model_name", "model_type", "agent", "instance"):
+    if "feature" in labels:
+        return f"{labels['feature']} {labels['statistic']}"
+    for name in ("model_name", "model_type", "agent", "instance"):
         if name in labels:
             return labels[name]
     return ""

@@ -169,8 +169,11 @@ def test_the_drift_rule_fires(platform: Platform) -> None:
 
     wait_for(lambda: drift() == {("INFO", "execution"), ("WARNING", "execution")}, SECONDS)
     columns = {(severity, of) for name, severity, of in platform.prometheus.firing() if name == "FeatureDrift"}
-    # One column with PSI .31 and D .22, which is the limit of CRITICAL and not above it; .04 of the other one is none.
-    assert columns == {(severity, "budget_left") for severity in ("INFO", "WARNING", "CRITICAL")}
+    # A column with PSI .31, and with a D of .22, which is the limit of CRITICAL and not above it; of the other one, none.
+    assert columns == {
+        *((severity, "budget_left psi") for severity in ("INFO", "WARNING", "CRITICAL")),
+        *((severity, "budget_left ks") for severity in ("INFO", "WARNING")),
+    }
     assert not {name for name, _, _ in platform.prometheus.firing() if name in {"DecisionServerDown", "HighErrorRate"}}
 
 
