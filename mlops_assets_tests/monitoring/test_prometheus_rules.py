@@ -187,6 +187,30 @@ def test_what_no_profile_says_has_no_rule() -> None:
     assert not {"HighLatency", "HighErrorRate", "ExperimentErrors"} & {rule.name for rule in rules_of(quiet)}
 
 
+def test_a_rule_for_throughput_fires_where_one_is_expected(tmp_path: Path) -> None:
+    """Nobody can reach the server, nothing fails, and nothing is told of; or a quiet hour is taken for that."""
+    profile = with_limits(monitoring={"min_throughput_per_hour": 100.0})
+    (tmp_path / "rules.yaml").write_text(rule_text(profile), encoding="utf-8")
+    up = {"series": 'up{job="decisions"}', "values": "1x90"}
+
+    def case(series: list[dict[str, str]], firing: int) -> dict[str, Any]:
+        expr = 'count(ALERTS{alertname="LowThroughput", alertstate="firing"}) or vector(0)'
+        expected = {"expr": expr, "eval_time": "80m", "exp_samples": [{"labels": "{}", "value": firing}]}
+        return {"interval": "1m", "input_series": [up, *series], "promql_expr_test": [expected]}
+
+    answers = 'ml_prediction_requests_total{model_version="a",status="ok"}'
+    cases = [
+        case([{"series": answers, "values": "0+2x90"}], 0),
+        case([{"series": answers, "values": "0+1x90"}], 1),
+        case([], 1),
+        {**case([], 0), "input_series": []},  # no server: that is another alert
+    ]
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": cases}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    done = promtool("test", "rules", str(tmp_path / "test.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_levels_and_bands_begin_where_they_do_elsewhere() -> None:
     """The house's own alert and Prometheus' disagree about the same number."""
     levels = Levels(info=None, warning=0.01, critical=0.02)
