@@ -163,6 +163,18 @@ def test_the_status_is_that_of_the_last_hours(url: str, sqlite_engine: Engine) -
     assert [one["total_predictions"] for one in lately if one["agent"] == "execution"] == [5 + 10]
 
 
+def test_hours_of_a_closed_history_end_where_it_does(sqlite_engine: Engine) -> None:
+    """Of the simulator's decisions, which are of last spring, the status says that there are none."""
+    serve(sqlite_engine, SPEC, 48, start=NOW - timedelta(hours=24))
+    later = FixedClock(NOW + timedelta(days=200))
+    for settings, count in ((settings_of(serving_clock="data"), 47), (settings_of(), 0)):
+        with on_a_socket(create_operations_app(settings, sqlite_engine, later)) as url:
+            models = {one["agent"]: one for one in httpx.get(f"{url}/monitoring/status?hours=23.5").json()["models"]}
+        assert models["execution"]["total_predictions"] == count
+        end = datetime.fromisoformat(models["execution"]["end"])
+        assert (end < NOW) is (count > 0)
+
+
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "x", "1e9"])
 def test_hours_that_are_none_are_named(url: str, hours: str) -> None:
     """A window of `nan` hours is all of history, or a crash."""
