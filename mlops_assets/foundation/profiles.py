@@ -22,6 +22,7 @@ from mlops_assets.foundation.policies import (
     GovernancePolicy,
     HealthPolicy,
     MonitoringPolicy,
+    PrometheusPolicy,
     RetrainingPolicy,
     RetryPolicySettings,
     RolloutPolicy,
@@ -47,6 +48,7 @@ class PolicyProfile(Section):
     alerting: AlertingPolicy
     alert_thresholds: AlertThresholds
     monitoring: MonitoringPolicy
+    prometheus: PrometheusPolicy
     retraining: RetrainingPolicy
     drift: DriftPolicy
     health: HealthPolicy

@@ -28,6 +28,7 @@ from mlops_assets.foundation.policies.governance import AccessPolicy, Governance
 from mlops_assets.foundation.policies.health import EstimatePolicy, HealthPolicy
 from mlops_assets.foundation.policies.monitoring import MonitoringPolicy, SloTargets
 from mlops_assets.foundation.policies.platform import RetryPolicySettings
+from mlops_assets.foundation.policies.prometheus import PrometheusPolicy
 from mlops_assets.foundation.policies.retraining import FileWatch, OffPeak, RetrainingPolicy, TriggerLimits
 from mlops_assets.foundation.policies.rollout import (
     STAGE_SHARES,
@@ -45,7 +46,7 @@ __all__ = [
     "DataPolicies", "DataPolicy", "DeliveryLimits", "DeploymentCalendar", "DriftPolicy", "EmailAddress",
     "EstimatePolicy", "EvaluationPolicy", "FileWatch", "Finite", "GovernancePolicy", "HealthPolicy", "Levels",
     "MetricLimit", "MetricName", "MonitoringPolicy", "NotNegative", "OffPeak", "OpenShare", "Permission",
-    "Positive", "QuietHours", "RetrainingPolicy", "RetryPolicySettings", "Role", "Roles", "RolloutPolicy",
-    "Section", "ServingPolicy", "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits", "StageName",
-    "TriggerLimits", "Weekday", "real_address",
+    "Positive", "PrometheusPolicy", "QuietHours", "RetrainingPolicy", "RetryPolicySettings", "Role", "Roles",
+    "RolloutPolicy", "Section", "ServingPolicy", "SeverityName", "ShadowGate", "Share", "SloTargets", "StageLimits",
+    "StageName", "TriggerLimits", "Weekday", "real_address",
 ]  # fmt: skip
