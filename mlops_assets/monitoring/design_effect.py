@@ -1,5 +1,7 @@
 """How many independent rows some dependent ones are worth."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,11 @@ def design_effect(cells: NDArray[np.intp], clusters: NDArray[np.int64], cell_cou
     residuals = (table[:, used] - sizes[:, None] * shares) / np.sqrt(shares)
     covariance = residuals.T @ residuals * (count / (count - 1) / rows)
     return max(1.0, float(np.linalg.eigvalsh(covariance)[-1]))
+
+
+def largest_design_effect(cells: NDArray[np.intp], codings: Iterable[NDArray[np.int64]], cell_count: int) -> float:
+    """Return the largest design effect of several ways in which rows depend on each other; 1 of none."""
+    return max((design_effect(cells, one, cell_count) for one in codings), default=1.0)
 
 
 def cluster_codes(names: NDArray[np.generic], rows: int) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from mlops_assets.monitoring.learner_checks import LearnerCheck, check_learner, 
 from mlops_assets.monitoring.learner_references import Service
 from mlops_assets.monitoring.recent_accuracy import RecentAccuracy, recent_accuracy
 from mlops_assets.monitoring.rules import Measurements, Subject, alerts_of, recoveries_of
+from mlops_assets.monitoring.shared_values import shared_draws
 from mlops_assets.monitoring.window import DecisionWindow, columns, read_window
 from mlops_assets.monitoring.window_decisions import dependent_rows
 
@@ -121,11 +122,11 @@ def check_version(
     def before(begin: np.datetime64, until: np.datetime64) -> Rows:
         times = [datetime.fromtimestamp(int(one.astype(np.int64)) / 1e6, UTC) for one in (begin, until)]
         earlier = read_window(engine, spec, times[0], times[1], version=version, as_of=as_of)
-        return Rows(_columns(earlier, spec), earlier.event_time, dependent_rows(earlier))
+        return _rows(earlier, _columns(earlier, spec), spec)
 
     windows = check_windows(
         reference.reference,
-        Rows(checked, window.event_time, dependent_rows(window)),
+        _rows(window, checked, spec),
         np.datetime64(end.astimezone(UTC).replace(tzinfo=None), "us"),
         profile.monitoring.window_hours,
         profile.drift,
@@ -214,6 +215,10 @@ def checks_of(engine: Engine, spec: AgentSpec, version: str, since: datetime) ->
     )
     with read_transaction(engine) as session:
         return list(session.scalars(query.order_by(record.window_end, record.id)))
+
+
+def _rows(window: DecisionWindow, columns: dict[str, NDArray[Any]], spec: AgentSpec) -> Rows:
+    return Rows(columns, window.event_time, dependent_rows(window), shared_draws(columns, spec))
 
 
 def _columns(window: DecisionWindow, spec: AgentSpec) -> dict[str, NDArray[Any]]:

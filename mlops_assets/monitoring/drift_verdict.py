@@ -6,6 +6,7 @@ the number of *independent* rows; an effect is above its limit; and so is that e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ def check_drift(
     *,
     effective_rows: float | None = None,
     clusters: NDArray[Any] | None = None,
+    shared: Mapping[str, NDArray[np.int64]] = MappingProxyType({}),
     confidence_column: str | None = None,
 ) -> DriftVerdict:
     """Compare columns of shape (rows,) with the reference.
@@ -109,6 +111,7 @@ def check_drift(
         policy: limits.
         effective_rows: independent rows that they are worth at most, where the caller knows.
         clusters: for each row what it depends on with others (an episode, a user): independent rows come from it.
+        shared: of columns whose values many rows share, the number of each row's draw (`shared_draws`).
         confidence_column: of the model's confidence, 0..1, for the combined score; None: no such score.
 
     Raises:
@@ -120,9 +123,15 @@ def check_drift(
     if min(rows, reference.rows) < policy.min_rows:
         return _verdict(reference, rows, (), findings, COLLECTING, policy)
     gone = {finding.column for finding in findings if finding.change != "new_column"}
-    codes = None if clusters is None else cluster_codes(clusters, rows)
+    codes = [] if clusters is None else [cluster_codes(clusters, rows)]
     measured = [
-        column_statistics(name, column, columns[name], clusters=codes, effective_rows=effective_rows)
+        column_statistics(
+            name,
+            column,
+            columns[name],
+            codings=[*codes, *([shared[name]] if name in shared else [])],
+            effective_rows=effective_rows,
+        )
         for name, column in reference.columns.items()
         if name not in gone
     ]

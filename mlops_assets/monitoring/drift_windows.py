@@ -6,7 +6,7 @@ same hours of the day before, so that an evening is no drift.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -24,11 +24,15 @@ _HOUR: Final = np.timedelta64(3_600_000_000, "us")
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns of N decisions, when each was taken (N,), datetime64, ascending, and what each depends on with others (N,)."""
+    """Columns of N decisions, when each was taken (N,), datetime64, ascending, and what each depends on with others (N,).
+
+    `shared`: of columns whose values many rows share, the number of each row's draw (`shared_draws`).
+    """
 
     columns: Columns
     event_time: NDArray[np.datetime64]
     clusters: NDArray[Any] | None
+    shared: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return N."""
@@ -38,7 +42,9 @@ class Rows:
         """Return the newest ones."""
         part = slice(len(self) - rows, None)
         columns = {name: values[part] for name, values in self.columns.items()}
-        return Rows(columns, self.event_time[part], None if self.clusters is None else self.clusters[part])
+        clusters = None if self.clusters is None else self.clusters[part]
+        shared = {name: _renumbered(draws[part]) for name, draws in self.shared.items()}
+        return Rows(columns, self.event_time[part], clusters, shared)
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,31 @@ def check_windows(
     """
     # Either of two looks may raise a false alarm: each has half of the chance.
     half = policy.model_copy(update={"alpha": policy.alpha / 2})
-    whole = check_drift(reference, rows.columns, half, clusters=rows.clusters, confidence_column=confidence_column)
+    whole = _checked(reference, rows, half, confidence_column)
     newest, begin = _newest(rows, end, policy), end
     if newest is not None:
         begin = newest.event_time[0]
-        found = check_drift(
-            reference, newest.columns, half, clusters=newest.clusters, confidence_column=confidence_column
-        )
+        found = _checked(reference, newest, half, confidence_column)
         if ORDER.index(found.verdict) > max(ORDER.index(whole.verdict), ORDER.index("ok")):
             drift = _unlike_the_day_before(found, newest, read(begin - 24 * _HOUR, end - 24 * _HOUR), reference, half)
             if ORDER.index(drift.verdict) > ORDER.index(whole.verdict):
                 return DriftWindows(drift, float((end - begin) / _HOUR), newest=True)
     return DriftWindows(whole, window_hours, newest=False)
+
+
+def _checked(reference: Reference, rows: Rows, policy: DriftPolicy, confidence_column: str | None) -> DriftVerdict:
+    return check_drift(
+        reference,
+        rows.columns,
+        policy,
+        clusters=rows.clusters,
+        shared=rows.shared,
+        confidence_column=confidence_column,
+    )
+
+
+def _renumbered(draws: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.unique(draws, return_inverse=True)[1].astype(np.int64)
 
 
 def _newest(rows: Rows, end: np.datetime64, policy: DriftPolicy) -> Rows | None:
@@ -117,8 +136,10 @@ def _unlike_the_day_before(
         for name, column in reference.columns.items()
         if name in before.columns and not isinstance(column, NumericReference)
     ]
-    yesterday = Reference.freeze(before.columns, policy, clusters=before.clusters, categorical=texts)
-    since = check_drift(yesterday, newest.columns, policy, clusters=newest.clusters)
+    yesterday = Reference.freeze(
+        before.columns, policy, clusters=before.clusters, shared=before.shared, categorical=texts
+    )
+    since = _checked(yesterday, newest, policy, None)
     drifted = {one.name for one in since.columns if ORDER.index(one.verdict) > ORDER.index("ok")}
     drifted |= {one.column for one in since.findings if ORDER.index(one.verdict) > ORDER.index("ok")}
     return of_columns(found, frozenset(drifted), policy)

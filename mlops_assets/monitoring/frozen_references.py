@@ -21,6 +21,7 @@ from mlops_assets.foundation.paths import ArtifactPaths
 from mlops_assets.foundation.policies import DriftPolicy
 from mlops_assets.foundation.tables import AssetRecord, DriftReferenceRecord, ModelVersionRecord
 from mlops_assets.monitoring.reference import Reference
+from mlops_assets.monitoring.shared_values import shared_draws
 from mlops_assets.monitoring.window import CATEGORICAL, decision_columns
 from mlops_assets.serving.batch import confidences
 from mlops_assets.training.artifacts import ArtifactFolder
@@ -58,7 +59,9 @@ def frozen_reference(
     if record is not None:
         return _opened(record, paths)
     columns, episodes, facts = _evaluated(engine, spec, version, paths)
-    reference = Reference.freeze(columns, policy, clusters=episodes, categorical=CATEGORICAL)
+    reference = Reference.freeze(
+        columns, policy, clusters=episodes, shared=shared_draws(columns, spec), categorical=CATEGORICAL
+    )
     content_hash = reference.content_hash
     # The file first: a row without one would stop every check of the version.
     with atomic_write(_file(paths, spec, content_hash)) as temporary:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Reference:
         policy: DriftPolicy,
         *,
         clusters: NDArray[Any] | None = None,
+        shared: Mapping[str, NDArray[np.int64]] = MappingProxyType({}),
         categorical: Collection[str] = (),
     ) -> "Reference":
         """Keep what later checks need of some columns of shape (rows,); one column is held at a time.
@@ -48,6 +50,7 @@ class Reference:
             columns: numbers, texts or booleans; NaN and None are missing.
             policy: bins and categories.
             clusters: for each row what it depends on with others (an episode, a user; a day, where days differ).
+            shared: of columns whose values many rows share, the number of each row's draw (`shared_draws`).
             categorical: names of numeric columns whose numbers are names, such as actions.
 
         Raises:
@@ -57,15 +60,16 @@ class Reference:
         rows = column_rows(columns)
         if unknown := sorted(set(categorical) - set(columns)):
             raise InputError(f"categorical names {unknown}, which are no columns; there are {sorted(columns)}")
-        codes = None if clusters is None else cluster_codes(clusters, rows)
+        codes = [] if clusters is None else [cluster_codes(clusters, rows)]
         frozen: dict[str, ColumnReference] = {}
         for name in sorted(columns):
             values = columns[name]
             kind = kind_of(name, values)
+            codings = [*codes, *([shared[name]] if name in shared else [])]
             if kind == "number" and name not in categorical:
-                frozen[name] = freeze_numbers(values, policy, codes)
+                frozen[name] = freeze_numbers(values, policy, codings)
             else:
-                frozen[name] = freeze_categories(values, kind, policy, codes)
+                frozen[name] = freeze_categories(values, kind, policy, codings)
         return cls(rows, frozen)
 
     def to_bytes(self) -> bytes:

@@ -12,7 +12,7 @@ _POLICY = load_profile("aiwebtest").drift
 
 
 def _frozen(seed: int = 40) -> NumericReference:
-    return freeze_numbers(np.random.default_rng(seed).beta(8, 2, 20_000), _POLICY, None)
+    return freeze_numbers(np.random.default_rng(seed).beta(8, 2, 20_000), _POLICY, ())
 
 
 def _score(values: np.ndarray[tuple[int], np.dtype[np.float64]], *, significant: bool = True) -> CombinedScore:
