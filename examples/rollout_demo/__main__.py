@@ -52,7 +52,7 @@ def main() -> int:
     # So that what runs is ended in the same way whoever ends this.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     warnings.simplefilter("ignore")
-    deployment = Deployment.create(_own_home(), port=free_port())
+    deployment = Deployment.create(_own_home(), variables={"MLOPS_SERVING_PORT": str(free_port())})
     logging.basicConfig(filename=deployment.settings.home / "demo.log", level=logging.WARNING)
     begun = time.monotonic()
     try:

@@ -31,20 +31,20 @@ class Deployment:
     variables: Mapping[str, str]
 
     @classmethod
-    def create(cls, home: Path, *, port: int) -> "Deployment":
-        """Lay it out below the user's home; what an earlier demo left there is removed.
+    def create(cls, home: Path, *, folder: str = FOLDER, variables: Mapping[str, str]) -> "Deployment":
+        """Lay it out in a folder below the user's home; what an earlier demo left there is removed.
 
-        Its clock starts at the end of the training data, and goes as fast as the machine's.
+        Its clock starts at the end of the training data, and goes as fast as the machine's. `variables`: further settings.
         """
-        folder = home / FOLDER
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        place = home / folder
+        if place.exists():
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
         variables = {
-            "MLOPS_HOME": str(folder),
+            "MLOPS_HOME": str(place),
             "MLOPS_SIMULATOR_ROWS": str(_ROWS),
             "MLOPS_DEVICE": "cpu",
-            "MLOPS_SERVING_PORT": str(port),
+            **variables,
         }
         return cls({**variables, "MLOPS_CLOCK": _clock(_end_of_data(variables), speed=1.0)})
 

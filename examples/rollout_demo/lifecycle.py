@@ -17,15 +17,15 @@ from mlops_assets.training.resources import DqnTrainer
 # A thirteenth of the usual updates: good enough to be approved, and to be outdone.
 _CHAMPION = {"updates": 600}
 _JUDGED = ("model_evaluation", "validation_report", "registered_model", "model_card", "approval")
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def make_champion(deployment: Deployment) -> str:
     """Run the whole lifecycle once, with a short training, and return the version that it made champion."""
     definitions = _definitions(deployment, _CHAMPION)
     job = definitions.resolve_job_def("retrain")
-    with _handlers_kept():
-        job.execute_in_process(instance=_instance(), partition_key=AGENT, run_config=_QUIET)
+    with handlers_kept():
+        job.execute_in_process(instance=_instance(), partition_key=AGENT, run_config=QUIET)
     return _approved(deployment, "champion")
 
 
@@ -58,14 +58,14 @@ def _approved(deployment: Deployment, outcome: str) -> str:
 def _materialize(deployment: Deployment, assets: Sequence[str]) -> None:
     definitions = _definitions(deployment, {})
     everything: list[Any] = [*(definitions.assets or []), *(definitions.asset_checks or [])]
-    with _handlers_kept():
+    with handlers_kept():
         dg.materialize(
             everything,
             selection=dg.AssetSelection.assets(*assets),
             partition_key=AGENT,
             instance=_instance(),
             resources=definitions.resources,
-            run_config=_QUIET,
+            run_config=QUIET,
         )
 
 
@@ -83,7 +83,7 @@ def _instance() -> dg.DagsterInstance:
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
+def handlers_kept() -> Iterator[None]:
     """Give back the handlers of signals as they were: Dagster leaves SIGTERM to whatever SIGINT does."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -63,7 +63,7 @@ class Crowd:
         self._random = np.random.default_rng(seed)
         self._seed = seed
         self._questions: dict[str, list[Question]] = {browser: [] for browser in BROWSERS}
-        for question in _questions(config, self._random):
+        for question in questions(config, range(config.total_days, config.total_days + _DAYS), self._random):
             self._questions[question.request["browser"]].append(question)
         self._users: list[tuple[str, str]] = []
 
@@ -91,11 +91,12 @@ class Crowd:
         return self._users[-1]
 
 
-def _questions(config: SimulatorConfig, random: np.random.Generator) -> Iterator[Question]:
+def questions(config: SimulatorConfig, days: range, random: np.random.Generator) -> Iterator[Question]:
+    """Draw what is asked on some days of a simulated world, in which the logging policy acts."""
     spec = agent_spec(AGENT)
     world = World(config, build_fleet(config), spec)
     names = [field.name for field in spec.context]
-    for day in range(config.total_days, config.total_days + _DAYS):
+    for day in days:
         regime, drawn = world.regime(day), world.day(day)
         problem, solution = regime.problem, regime.solution
         state = np.full(len(drawn.app), problem.start)

@@ -31,14 +31,14 @@ from mlops_assets.serving.decide import Decider, Decision, Features
 from mlops_assets.serving.deliveries import DeliveryProcess
 from mlops_assets.serving.forged_votes import ForgedVotes
 from mlops_assets.serving.metrics import ServingMetrics
-from mlops_assets.serving.models import SERVED_ALIASES, ServedModel, ServedModels
+from mlops_assets.serving.models import ServedModels
 from mlops_assets.serving.online_features import OnlineFeatures
 from mlops_assets.serving.poll import Poll
 from mlops_assets.serving.prediction_log import PredictionLog
 from mlops_assets.serving.pseudonyms import pseudonymiser
 from mlops_assets.serving.registry_watch import RegistryWatch
 from mlops_assets.serving.requests import DecisionRequest
-from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
+from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer, versions_to_ask
 from mlops_assets.serving.status import experiment_status
 from mlops_assets.serving.tokens import ApiToken, active_tokens
 from mlops_assets.serving.treatments import BoundedCalls
@@ -216,7 +216,7 @@ class ServingRuntime:
                     decision.features,
                     model,
                 )
-                for model in _shadows(models, decision)
+                for model in versions_to_ask(models, decision)
             ]
         )
 
@@ -315,26 +315,6 @@ class ServingRuntime:
     def _served(self) -> Mapping[tuple[str, ...], float]:
         by_alias: Mapping[tuple[str, str], Any] = self.registry.models.by_alias
         return {(agent, alias, model.semver): 1.0 for (agent, alias), model in by_alias.items()}
-
-
-def _shadows(models: ServedModels, decision: Decision) -> list[ServedModel]:
-    """Versions behind other aliases than the champion's that were not asked yet, each once.
-
-    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes. So
-    are both while the candidate answers everybody, where nothing else would tell a slower model from a slower machine.
-    """
-    agent = decision.row["agent"]
-    behind = [model for alias in SERVED_ALIASES if (model := models.get(agent, alias)) is not None]
-    found = {model.key: model for model in behind}
-    champion = models.get(agent, CHAMPION)
-    done = {decision.model.key, decision.asked.key} | (set() if champion is None else {champion.key})
-    waiting = [model for key, model in found.items() if key not in done]
-    if champion is None:
-        return waiting
-    share = decision.row["treatment_share"]
-    if share == 1.0 and decision.model.key != champion.key:
-        return [*waiting, decision.model, champion]
-    return [*waiting, champion] if share == 0.0 else waiting
 
 
 def _keys(requests: Sequence[DecisionRequest]) -> tuple[list[str], list[str]]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.serving.decide import Features
-from mlops_assets.serving.models import ServedModel
+from mlops_assets.registry.catalogue import CHAMPION
+from mlops_assets.serving.decide import Decision, Features
+from mlops_assets.serving.models import SERVED_ALIASES, ServedModel, ServedModels
 
 # So many are asked in one pass; a pass of a usual network takes a millisecond.
 _PASS_ROWS = 256
@@ -36,6 +37,26 @@ class ShadowRequest:
     text: str
     features: Features
     model: ServedModel
+
+
+def versions_to_ask(models: ServedModels, decision: Decision) -> list[ServedModel]:
+    """Return the versions behind other aliases than the champion's that were not asked yet, each once.
+
+    While a rollout is in the shadow, the champion too: the candidate's latency is compared with its in the same passes. So
+    are both while the candidate answers everybody, where nothing else would tell a slower model from a slower machine.
+    """
+    agent = decision.row["agent"]
+    behind = [model for alias in SERVED_ALIASES if (model := models.get(agent, alias)) is not None]
+    found = {model.key: model for model in behind}
+    champion = models.get(agent, CHAMPION)
+    done = {decision.model.key, decision.asked.key} | (set() if champion is None else {champion.key})
+    waiting = [model for key, model in found.items() if key not in done]
+    if champion is None:
+        return waiting
+    share = decision.row["treatment_share"]
+    if share == 1.0 and decision.model.key != champion.key:
+        return [*waiting, decision.model, champion]
+    return [*waiting, champion] if share == 0.0 else waiting
 
 
 class ShadowScorer:
