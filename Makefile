@@ -16,7 +16,7 @@ export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 # Dagster keeps its own storage below the project's home folder; an absolute path is what it insists on.
 export DAGSTER_HOME ?= $(abspath $(or $(MLOPS_HOME),.mlops))/dagster
 
-.PHONY: help install lock run serve operations demo-rollout test lint ui bench clean
+.PHONY: help install lock run serve demo-loop operations demo-rollout test lint ui bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -70,6 +70,9 @@ operations: install ## drift, alerts, rollouts and retraining for Prometheus, on
 
 demo-rollout: install ## a better candidate to all users, three bad ones back; or one: make demo-rollout only=errors
 	@$(BIN)/python -m examples.rollout_demo $(if $(only),--only $(only)) $(if $(seed),--seed $(seed)) $(QUIET)
+
+demo-loop: install ## the world changes, and the loop closes by itself; beside it one where nothing changes
+	@$(BIN)/python -m examples.loop_demo $(if $(only),--only $(only)) $(if $(seed),--seed $(seed)) $(QUIET)
 
 ui: install $(DAGSTER_HOME)/dagster.yaml ## webserver and daemon on http://127.0.0.1:3000
 	$(BIN)/dagster dev --host 127.0.0.1 --port $(port)

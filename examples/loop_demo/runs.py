@@ -31,6 +31,8 @@ def run(name: str, home: Path, seed: int) -> tuple[bool, str]:
         warnings.simplefilter("ignore")
         deployment = Deployment.create(home / FOLDER, folder=name, variables=_SETTINGS)
         logging.basicConfig(filename=deployment.settings.home / "demo.log", level=logging.WARNING)
+        # What sensors and schedules came to is in the story.
+        logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
             champion = lifecycle.make_champion(deployment)
             print(f"{name:8}  {champion}: trained for a short time, approved, champion", flush=True)
