@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, Text, and_, cast, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, Text, and_, case, cast, null, select
 from sqlalchemy.orm import Session, aliased
 
 from mlops_assets.experiments.metrics import MetricScale, Pair, user_means
@@ -57,7 +57,7 @@ def decisions(
             # As text: thousands of decisions have the same arms, which are read once.
             cast(drawn.arms, Text).label("arms"),
             outcome.reward,
-            outcome.best_action,
+            judged_best_action(),
             *(getattr(prediction, column) for column in scale.slices),
         )
         .outerjoin(outcome, outcome.prediction_id == prediction.prediction_id)
@@ -73,6 +73,16 @@ def decisions(
     arms = {text: json.loads(text) for text in frame["arms"].dropna().unique()}
     frame["arms"] = pd.Series([arms.get(text) for text in frame["arms"]], index=frame.index, dtype=object)
     return frame[frame["treatment_share"].notna()] if len(frame) else frame
+
+
+def judged_best_action() -> Any:
+    """Return the column `best_action`, NULL where the action was explored: that says nothing of the version's own choice.
+
+    Which decisions are explored is drawn without looking, so the rest is no worse a sample; counted as wrong, they would keep
+    every version of a deployment that explores below its floor.
+    """
+    explored = PredictionRecord.explored
+    return case((explored, null()), else_=OutcomeRecord.best_action).label("best_action")
 
 
 def _with_pair(query: Select[Any], pair: Pair) -> Select[Any]:
@@ -108,7 +118,7 @@ def metrics_before(
     begin = first.event_time - timedelta(days=days)
     columns = (
         prediction.user_hash, prediction.agent, prediction.action, prediction.fallback, prediction.latency_ms,
-        outcome.reward, outcome.best_action,
+        outcome.reward, judged_best_action(),
     )  # fmt: skip
     found: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), KEYS_A_QUERY):
@@ -121,7 +131,7 @@ def metrics_before(
                 prediction.event_time < first.event_time,
             )
         )
-        frame = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in columns])
+        frame = pd.DataFrame(session.execute(query).all(), columns=[column.name for column in columns])
         # Here and not in the query: SQLite would read the agent's whole days for it, and not by user.
         rows = frame[frame["agent"] == first.agent]
         found.update(user_means(rows, scale))

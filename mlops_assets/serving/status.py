@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, Row, case, func, select
 from sqlalchemy.orm import Session
 
+from mlops_assets.experiments.decisions import judged_best_action
 from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.foundation.database import read_transaction
 from mlops_assets.foundation.tables import OutcomeRecord, PredictionRecord
@@ -83,7 +84,8 @@ def experiment_status(engine: Engine, experiment: Experiment) -> dict[str, Any]:
 
 
 def _grouped(session: Session, by: Sequence[Any], where: Sequence[ColumnElement[bool]]) -> Sequence[Row[Any]]:
-    correct = case((OutcomeRecord.best_action == PredictionRecord.action, 1.0), else_=0.0)
+    best = judged_best_action()
+    correct = case((best == PredictionRecord.action, 1.0), else_=0.0)
     query = (
         select(
             *by,
@@ -98,8 +100,8 @@ def _grouped(session: Session, by: Sequence[Any], where: Sequence[ColumnElement[
             func.avg(PredictionRecord.latency_ms).label("latency_mean_ms"),
             func.count(OutcomeRecord.id).label("outcomes"),
             func.avg(OutcomeRecord.reward).label("mean_reward"),
-            func.count(OutcomeRecord.best_action).label("labelled"),
-            func.avg(case((OutcomeRecord.best_action.is_not(None), correct))).label("accuracy"),
+            func.count(best).label("labelled"),
+            func.avg(case((best.is_not(None), correct))).label("accuracy"),
         )
         .outerjoin(OutcomeRecord, OutcomeRecord.prediction_id == PredictionRecord.prediction_id)
         .where(*where)

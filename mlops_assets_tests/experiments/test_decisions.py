@@ -99,3 +99,27 @@ def test_of_nothing_there_is_nothing(engine: Engine) -> None:
     """The first look of an experiment, before anybody came, fails."""
     with read_transaction(engine) as session:
         assert len(decisions(session, drawn_by(NAME), None, SERVED_AT, MetricScale(0.0, 1.0, {}, ("browser",)))) == 0
+
+
+def test_an_explored_action_is_no_choice_of_the_version(engine: Engine) -> None:
+    """A deployment that explores a fifth of its decisions calls every version wrong in a sixth of them."""
+    rows = [
+        prediction_row(
+            SPEC,
+            f"p{number}",
+            event_time=SERVED_AT + timedelta(minutes=number),
+            experiment=NAME,
+            variant="control",
+            treatment_share=0.2,
+            user_hash="ann",
+            explored=explored,
+        )
+        for number, explored in enumerate((False, True), start=1)
+    ]
+    write(engine, [*rows, *(outcome_row(row, 5.0, best_action=2) for row in rows)])
+    with read_transaction(engine) as session:
+        found = decisions(
+            session, drawn_by(NAME), None, SERVED_AT + timedelta(minutes=7), MetricScale(0.0, 1.0, {}, ())
+        )
+    assert found["best_action"].fillna(-1).tolist() == [2, -1]
+    assert found["reward"].tolist() == [5.0, 5.0]

@@ -31,9 +31,7 @@ def test_heaps_have_bins_of_their_own() -> None:
 
 def test_equal_widths_have_open_ends() -> None:
     """The architecture's bins drop what lies outside of the reference: half of the rows far off are no drift."""
-    column = freeze_numbers(
-        np.linspace(0, 1, 1001) ** 2, _POLICY.model_copy(update={"psi_binning": "equal_width"}), None
-    )
+    column = freeze_numbers(np.linspace(0, 1, 1001) ** 2, _POLICY.model_copy(update={"psi_binning": "equal_width"}), ())
     np.testing.assert_allclose(column.edges, np.arange(1, 10) / 10, rtol=1e-6)
     assert sort_numbers(np.array([-5.0, 7.0]), np.float32).counts(column.edges)[[0, -2]].tolist() == [1, 1]
 
