@@ -1,6 +1,6 @@
 """How many independent rows some dependent ones are worth."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,29 @@ def design_effect(cells: NDArray[np.intp], clusters: NDArray[np.int64], cell_cou
     return max(1.0, float(np.linalg.eigvalsh(covariance)[-1]))
 
 
-def largest_design_effect(cells: NDArray[np.intp], codings: Iterable[NDArray[np.int64]], cell_count: int) -> float:
-    """Return the largest design effect of several ways in which rows depend on each other; 1 of none."""
-    return max((design_effect(cells, one, cell_count) for one in codings), default=1.0)
+@dataclass(frozen=True)
+class Dependence:
+    """By what rows (N,) depend on each other, numbered 0..C-1: clusters, such as users, and draws that they share.
+
+    All rows of a draw have the same value, such as an agent's feature of a day (`shared_values.py`).
+    """
+
+    clusters: NDArray[np.int64] | None = None
+    draws: NDArray[np.int64] | None = None
+
+    def effect(self, cells: NDArray[np.intp], cell_count: int) -> float:
+        """Return rows per independent row, at least 1: there are no more independent rows than draws, whatever cells show.
+
+        Where all rows are in one cell, cells show nothing.
+        """
+        known = [one for one in (self.clusters, self.draws) if one is not None]
+        effects = [design_effect(cells, one, cell_count) for one in known]
+        if self.draws is not None and len(self.draws):
+            effects.append(len(self.draws) / (int(self.draws.max()) + 1))
+        return max(effects, default=1.0)
+
+
+INDEPENDENT = Dependence()
 
 
 def cluster_codes(names: NDArray[np.generic], rows: int) -> NDArray[np.int64]:

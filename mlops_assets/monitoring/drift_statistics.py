@@ -1,7 +1,7 @@
 """The statistics of one column against its frozen reference: how far, and how sure. Pure; one column at a time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlops_assets.monitoring import divergence
 from mlops_assets.monitoring.column_values import Kind, SortedNumbers, sort_numbers
-from mlops_assets.monitoring.design_effect import largest_design_effect
+from mlops_assets.monitoring.design_effect import INDEPENDENT, Dependence
 from mlops_assets.monitoring.reference_columns import (
     CategoricalReference,
     ColumnReference,
@@ -74,7 +74,7 @@ def column_statistics(
     reference: ColumnReference,
     values: NDArray[Any],
     *,
-    codings: Sequence[NDArray[np.int64]] = (),
+    dependence: Dependence = INDEPENDENT,
     effective_rows: float | None = None,
 ) -> ColumnStatistics:
     """Compare a column (rows,) with its reference.
@@ -83,14 +83,14 @@ def column_statistics(
         name: of the column.
         reference: the frozen column, of the same kind.
         values: at least one row.
-        codings: numbers 0..C-1 of what rows depend on each other by, in each of several ways. Without, rows depend as the
-            reference's do.
+        dependence: of rows on each other; without draws they depend no less than the reference's do.
         effective_rows: independent rows that they are worth at most.
     """
     rows = len(values)
-    effect = reference.design_effect
-    if codings:
-        effect = max(effect, largest_design_effect(reference.cells(values), codings, len(reference.shares)))
+    # Draws are known exactly; what else depends, as days do, shows in the reference alone.
+    effect = reference.design_effect if dependence.draws is None else 1.0
+    if dependence is not INDEPENDENT:
+        effect = max(effect, dependence.effect(reference.cells(values), len(reference.shares)))
     effective = max(1.0, min(rows / effect, rows if effective_rows is None else effective_rows))
     if isinstance(reference, NumericReference):
         return _numbers(name, reference, sort_numbers(values, reference.edges.dtype), effective)

@@ -16,7 +16,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import DriftPolicy
 from mlops_assets.monitoring import drift_bands as bands
 from mlops_assets.monitoring.column_values import Kind
-from mlops_assets.monitoring.design_effect import cluster_codes
+from mlops_assets.monitoring.design_effect import Dependence, cluster_codes
 from mlops_assets.monitoring.divergence import benjamini_hochberg, cramers_v_bound
 from mlops_assets.monitoring.drift_bands import ORDER, Verdict
 from mlops_assets.monitoring.drift_statistics import ColumnStatistics, column_statistics
@@ -123,13 +123,13 @@ def check_drift(
     if min(rows, reference.rows) < policy.min_rows:
         return _verdict(reference, rows, (), findings, COLLECTING, policy)
     gone = {finding.column for finding in findings if finding.change != "new_column"}
-    codes = [] if clusters is None else [cluster_codes(clusters, rows)]
+    codes = None if clusters is None else cluster_codes(clusters, rows)
     measured = [
         column_statistics(
             name,
             column,
             columns[name],
-            codings=[*codes, *([shared[name]] if name in shared else [])],
+            dependence=Dependence(codes, shared.get(name)),
             effective_rows=effective_rows,
         )
         for name, column in reference.columns.items()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import DriftPolicy
 from mlops_assets.monitoring.column_values import kind_of
-from mlops_assets.monitoring.design_effect import cluster_codes
+from mlops_assets.monitoring.design_effect import Dependence, cluster_codes
 from mlops_assets.monitoring.reference_columns import (
     CategoricalReference,
     ColumnReference,
@@ -60,16 +60,16 @@ class Reference:
         rows = column_rows(columns)
         if unknown := sorted(set(categorical) - set(columns)):
             raise InputError(f"categorical names {unknown}, which are no columns; there are {sorted(columns)}")
-        codes = [] if clusters is None else [cluster_codes(clusters, rows)]
+        codes = None if clusters is None else cluster_codes(clusters, rows)
         frozen: dict[str, ColumnReference] = {}
         for name in sorted(columns):
             values = columns[name]
             kind = kind_of(name, values)
-            codings = [*codes, *([shared[name]] if name in shared else [])]
+            dependence = Dependence(codes, shared.get(name))
             if kind == "number" and name not in categorical:
-                frozen[name] = freeze_numbers(values, policy, codings)
+                frozen[name] = freeze_numbers(values, policy, dependence)
             else:
-                frozen[name] = freeze_categories(values, kind, policy, codings)
+                frozen[name] = freeze_categories(values, kind, policy, dependence)
         return cls(rows, frozen)
 
     def to_bytes(self) -> bytes:

@@ -1,6 +1,5 @@
 """What is kept of one column of the reference: cells with their shares, and a bounded sample of numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from mlops_assets.monitoring.column_values import (
     needed_dtype,
     sort_numbers,
 )
-from mlops_assets.monitoring.design_effect import largest_design_effect
+from mlops_assets.monitoring.design_effect import INDEPENDENT, Dependence
 
 # A column with more categories is open: names, ids. A new one is nothing new there.
 _MOST_KNOWN = 1000
@@ -118,9 +117,7 @@ ColumnReference = NumericReference | CategoricalReference
 _C = TypeVar("_C", NumericReference, CategoricalReference)
 
 
-def freeze_numbers(
-    values: NDArray[np.generic], policy: DriftPolicy, codings: Sequence[NDArray[np.int64]]
-) -> NumericReference:
+def freeze_numbers(values: NDArray[np.generic], policy: DriftPolicy, dependence: Dependence) -> NumericReference:
     """Keep what comparisons need of a numeric column."""
     dtype = needed_dtype(values)
     numbers = sort_numbers(values, dtype)
@@ -136,11 +133,11 @@ def freeze_numbers(
         sigma=sigma,
         scale=magnitude(numbers.sample()),
     )
-    return _with_effect(column, values, codings)
+    return _with_effect(column, values, dependence)
 
 
 def freeze_categories(
-    values: NDArray[np.generic], kind: Kind, policy: DriftPolicy, codings: Sequence[NDArray[np.int64]]
+    values: NDArray[np.generic], kind: Kind, policy: DriftPolicy, dependence: Dependence
 ) -> CategoricalReference:
     """Keep what comparisons need of a column of categories."""
     counted, missing = count_categories(values)
@@ -152,7 +149,7 @@ def freeze_categories(
     counts = [*(counted[name] for name in categories), rest, 0, missing]
     shares = np.array(counts, dtype=np.float64) / len(values)
     column = CategoricalReference(len(values), 1.0, kind, categories, others, is_open, shares)
-    return _with_effect(column, values, codings)
+    return _with_effect(column, values, dependence)
 
 
 def magnitude(sample: NDArray[np.floating[Any]]) -> float:
@@ -161,11 +158,10 @@ def magnitude(sample: NDArray[np.floating[Any]]) -> float:
     return float(np.median(finite)) if len(finite) else float("nan")
 
 
-def _with_effect(column: _C, values: NDArray[np.generic], codings: Sequence[NDArray[np.int64]]) -> _C:
-    if not codings:
+def _with_effect(column: _C, values: NDArray[np.generic], dependence: Dependence) -> _C:
+    if dependence is INDEPENDENT:
         return column
-    effect = largest_design_effect(column.cells(values), codings, len(column.shares))
-    return replace(column, design_effect=effect)
+    return replace(column, design_effect=dependence.effect(column.cells(values), len(column.shares)))
 
 
 def _edges(values: NDArray[np.floating[Any]], policy: DriftPolicy) -> NDArray[np.floating[Any]]:

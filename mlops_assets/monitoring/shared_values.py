@@ -17,7 +17,8 @@ from mlops_assets.foundation.agents import AgentSpec
 def shared_draws(columns: Mapping[str, NDArray[Any]], spec: AgentSpec) -> dict[str, NDArray[np.int64]]:
     """Number, for each column of a feature view, the draws that its rows (N,) are of: rows with the view's values all equal.
 
-    Columns of other kinds are not in the answer.
+    Where a value is missing, each row is a draw of its own: what is not there is shared by nobody, and has to be seen. Columns
+    of other kinds are not in the answer.
     """
     views: dict[str, list[str]] = {}
     for field in spec.features:
@@ -27,16 +28,12 @@ def shared_draws(columns: Mapping[str, NDArray[Any]], spec: AgentSpec) -> dict[s
 
 
 def _numbered(columns: Mapping[str, NDArray[Any]], names: list[str]) -> NDArray[np.int64]:
-    """Number the rows' tuples of values; missing values are equal to each other."""
-    found: NDArray[np.int64] | None = None
+    found = np.zeros(len(columns[names[0]]), dtype=np.int64)
+    missing = np.zeros(len(found), dtype=bool)
     for name in names:
-        codes = np.unique(columns[name], return_inverse=True, equal_nan=True)[1].astype(np.int64)
+        codes = np.unique(columns[name], return_inverse=True, equal_nan=True)[1]
         # Numbered anew each time: the product of all counts need not fit 64 bits.
-        found = (
-            codes
-            if found is None
-            else np.unique(found * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True)[1]
-        )
-    if found is None:
-        raise ValueError("a feature view without columns has no draws")
-    return found.astype(np.int64)
+        found = np.unique(found * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True)[1].astype(np.int64)
+        missing |= np.isnan(columns[name].astype(np.float64))
+    found[missing] = int(found.max(initial=0)) + 1 + np.arange(int(missing.sum()))
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)

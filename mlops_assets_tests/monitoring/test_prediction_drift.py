@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlops_assets.foundation.profiles import load_profile
+from mlops_assets.monitoring.design_effect import INDEPENDENT
 from mlops_assets.monitoring.drift_statistics import column_statistics
 from mlops_assets.monitoring.prediction_drift import CombinedScore, combined_score, moment_shift, unit_share
 from mlops_assets.monitoring.reference_columns import NumericReference, freeze_numbers
@@ -12,7 +13,7 @@ _POLICY = load_profile("aiwebtest").drift
 
 
 def _frozen(seed: int = 40) -> NumericReference:
-    return freeze_numbers(np.random.default_rng(seed).beta(8, 2, 20_000), _POLICY, ())
+    return freeze_numbers(np.random.default_rng(seed).beta(8, 2, 20_000), _POLICY, INDEPENDENT)
 
 
 def _score(values: np.ndarray[tuple[int], np.dtype[np.float64]], *, significant: bool = True) -> CombinedScore:

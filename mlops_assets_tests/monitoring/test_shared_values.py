@@ -41,9 +41,9 @@ def test_draws_are_rows_with_the_same_values_of_a_view() -> None:
     for name in OF_AGENT:
         draws = found[name]
         assert draws[0] == draws[1]
-        assert draws[3] == draws[4]
-        assert len({draws[0], draws[2], draws[3], draws[5]}) == 4
-        assert sorted(set(draws.tolist())) == [0, 1, 2, 3]
+        # What is missing is shared by nobody.
+        assert len({draws[0], *draws[2:].tolist()}) == 5
+        assert sorted(set(draws.tolist())) == [0, 1, 2, 3, 4]
     assert found[OF_TEST[0]].tolist() == [0, 1, 2, 3, 4, 5]
     assert shared_draws({"recency": np.zeros(6)}, SPEC) == {}
     assert all(len(draws) == 0 for draws in shared_draws({name: np.zeros(0) for name in OF_AGENT}, SPEC).values())
@@ -61,6 +61,22 @@ def test_a_day_of_a_dozen_agents_is_no_drift() -> None:
     verdicts = {one.name: one.verdict for one in found.columns}
     assert {verdicts[name] for name in OF_AGENT} == {"insufficient_data"}
     assert {verdicts[name] for name in (*OF_TEST, "recency")} == {"ok"}
+
+
+@pytest.mark.parametrize("where", ["beyond", "missing"])
+def test_all_in_one_cell(where: str) -> None:
+    """A dozen values beyond all that were there count as thousands of rows; or features that are gone count as a dozen."""
+    before, today = served(12, 40, 2000, 1), served(1, 12, 2400, 2)
+    for name in OF_AGENT:
+        today[name] = np.full(2400, np.nan) if where == "missing" else today[name] + 100.0
+    reference = Reference.freeze(before, POLICY, shared=shared_draws(before, SPEC))
+    found = check_drift(reference, today, POLICY, shared=shared_draws(today, SPEC))
+    verdicts = {one.name: one.verdict for one in found.columns}
+    if where == "missing":
+        assert {one.column for one in found.findings if one.change == "missing_values"} == set(OF_AGENT)
+        return
+    assert {verdicts[name] for name in OF_AGENT} == {"insufficient_data"}
+    assert found.verdict == "ok"
 
 
 @pytest.mark.parametrize("moved", [False, True])
