@@ -32,7 +32,7 @@ from mlops_assets.rollout.sensors import rollout_sensor
 from mlops_assets.serving.outcomes import record_outcomes
 
 # Requests an hour: what a stage of a rollout needs for its evidence within a day.
-_RATE = 2_000
+_RATE = 1_200
 # The guard reads a thousand answers at a time, every 200 ms in production.
 _GUARD_READS = 3
 _SUNDAY, _SCHEDULED_HOUR = 6, 2

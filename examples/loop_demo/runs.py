@@ -1,6 +1,7 @@
 """One deployment of the demo from nothing to its story. A process of its own runs it, so that two take two cores."""
 
 import logging
+import sys
 import time
 import warnings
 from datetime import datetime, timedelta
@@ -14,14 +15,15 @@ from mlops_assets.foundation.errors import MlopsError
 
 RUNS = ("drift", "control")
 FOLDER = "demo-loop"
+_SWITCH_SECONDS = 0.0005
 # The newest hours are compared with the same hours of the day before, which have to be there.
 _CHANGE_AFTER_HOURS = 25
-_MOST_HOURS = {"drift": 190, "control": 120}
+_MOST_HOURS = {"drift": 190, "control": 54}
 # Without exploration nothing is learnt of other actions than those that are taken.
 _SETTINGS = {"MLOPS_EXPLORATION_EPSILON": "0.2", "MLOPS_SERVING_CLOCK": "system"}
-# Weekly trainings are on Sundays at two: the control run has one, and the other begins when it is over, since no drift is
-# answered while the rollout of a scheduled training is under way.
-_BEGINS = {"drift": (6, 3), "control": (5, 0)}
+# Weekly trainings are on Sundays at two: the control run has one in the end, and the other begins when it is over, since no
+# drift is answered while the rollout of a scheduled training is under way.
+_BEGINS = {"drift": (6, 3), "control": (4, 0)}
 
 
 def run(name: str, home: Path, seed: int) -> tuple[bool, str]:
@@ -31,6 +33,8 @@ def run(name: str, home: Path, seed: int) -> tuple[bool, str]:
         warnings.simplefilter("ignore")
         deployment = Deployment.create(home / FOLDER, folder=name, variables=_SETTINGS)
         logging.basicConfig(filename=deployment.settings.home / "demo.log", level=logging.WARNING)
+        # As the server has it: shadows in a thread of their own must not keep answers waiting.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         # What sensors and schedules came to is in the story.
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:

@@ -1,7 +1,8 @@
 """The decision server without HTTP and threads: its decision, routing, features, log rows and shadows, an hour at a time."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from examples.loop_demo.town import Asked
+from mlops_assets.experiments.experiments import Experiment
 from mlops_assets.features.store import open_feature_store
 from mlops_assets.foundation.agents import AgentSpec
 from mlops_assets.foundation.database import transaction
@@ -61,21 +63,22 @@ class HourlyServer:
             [one.agent_id for one in asked.requests],
             list(asked.at),
         )
-        decisions = [
-            self._decider.decide(
-                request,
-                models=models,
-                experiment=experiment,
-                features={name: values[row : row + 1] for name, values in found.items()},
-                now=asked.at[row],
-                started=time.perf_counter(),
-                channel="http",
-            )
-            for row, request in enumerate(asked.requests)
-        ]
+        decided: dict[int, Decision] = {}
+        with self._shadows() as shadows:
+            for row in _by_arm(asked, experiment):
+                decided[row] = self._decider.decide(
+                    asked.requests[row],
+                    models=models,
+                    experiment=experiment,
+                    features={name: values[row : row + 1] for name, values in found.items()},
+                    now=asked.at[row],
+                    started=time.perf_counter(),
+                    channel="http",
+                )
+                shadows.ask(_shadow_requests(models, decided[row]))
+        decisions = [decided[row] for row in range(len(asked.requests))]
         with transaction(self._engine) as session:
             insert_predictions(session, [one.row for one in decisions])
-        self._ask_shadows(models, decisions)
         greedy = np.array([one.row["q_values"] for one in decisions]).argmax(axis=1)
         return _outcomes(asked, decisions, self._spec), float((greedy == asked.best).mean())
 
@@ -90,32 +93,40 @@ class HourlyServer:
             by_alias[self._spec.name, alias] = self._loaded[number]
         return ServedModels(MappingProxyType(by_alias))
 
-    def _ask_shadows(self, models: ServedModels, decisions: Sequence[Decision]) -> None:
-        requests = [
-            ShadowRequest(
-                one.row["prediction_id"],
-                one.row["event_time"],
-                one.context,
-                one.row["requirement_text"],
-                one.features,
-                model,
-            )
-            for one in decisions
-            for model in versions_to_ask(models, one)
-        ]
-        if not requests:
-            return
+    @contextmanager
+    def _shadows(self) -> Iterator[ShadowScorer]:
+        """Ask the shadows in a thread beside the answers, as the server does, and log what they said."""
         failures: list[str] = []
-        scorer = ShadowScorer(self._log_shadows, self._queue_rows, failures.append)
+        rows: list[Mapping[str, Any]] = []
+        scorer = ShadowScorer(rows.extend, self._queue_rows, failures.append)
         scorer.start()
-        scorer.ask(requests)
+        yield scorer
         scorer.stop()
         if failures or scorer.dropped:
             raise RuntimeError(f"{scorer.dropped} shadow requests were dropped, and failures were {failures}")
-
-    def _log_shadows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with transaction(self._engine) as session:
             insert_entries(session, [(SHADOW, row) for row in rows])
+
+
+def _shadow_requests(models: ServedModels, one: Decision) -> list[ShadowRequest]:
+    row = one.row
+    return [
+        ShadowRequest(
+            row["prediction_id"], row["event_time"], one.context, row["requirement_text"], one.features, model
+        )
+        for model in versions_to_ask(models, one)
+    ]
+
+
+def _by_arm(asked: Asked, experiment: Experiment | None) -> list[int]:
+    """Row numbers, one arm after the other: a network that is asked once in twenty finds the machine's caches cold.
+
+    Requests of an hour follow each other here without a pause, which those of users do not.
+    """
+    rows = range(len(asked.requests))
+    if experiment is None:
+        return list(rows)
+    return sorted(rows, key=lambda row: experiment.variant(asked.requests[row].user_id or ""))
 
 
 def _outcomes(asked: Asked, decisions: Sequence[Decision], spec: AgentSpec) -> list[OutcomeRequest]:
