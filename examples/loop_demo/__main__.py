@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from pathlib import Path
 
 from examples.loop_demo.runs import RUNS, run
 from mlops_assets.foundation.settings import load_settings, variable_names
@@ -34,13 +35,31 @@ def main() -> int:
         os.environ.pop(name, None)
     names = [name for name in RUNS if arguments.only in {None, name}]
     begun = time.monotonic()
-    with ProcessPoolExecutor(len(names), mp_context=multiprocessing.get_context("spawn")) as pool:
-        done = list(pool.map(run, names, [home] * len(names), [arguments.seed] * len(names)))
+    done = _side_by_side(names, home, arguments.seed)
     print()
     for _, words in done:
         print(words)
     print(f"{time.monotonic() - begun:.0f} s in all")
     return 0 if all(good for good, _ in done) else 1
+
+
+def _side_by_side(names: Sequence[str], home: Path, seed: int) -> list[tuple[bool, str]]:
+    """Run each deployment in a process of its own, which ends with this one however that ends."""
+    context = multiprocessing.get_context("spawn")
+    receivers = []
+    for name in names:
+        receiver, sender = context.Pipe(duplex=False)
+        context.Process(target=run, args=(name, home, seed, sender), daemon=True).start()
+        # The other end is the process's alone, so that its death is seen here.
+        sender.close()
+        receivers.append((name, receiver))
+    done = []
+    for name, receiver in receivers:
+        try:
+            done.append(receiver.recv())
+        except EOFError:
+            done.append((False, f"{name}: its process ended by itself; what it said is above"))
+    return done
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One run of the loop: each hour users are served, and then everything looks that looks in production, in its order."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -123,7 +124,10 @@ class Loop:
         return build_definitions(resources={"platform": self._platform})
 
     def _look_at_rollouts(self) -> None:
-        with dg.build_sensor_context(instance=self._instance, resources={"platform": self._platform}) as context:
+        with (
+            self._logged(),
+            dg.build_sensor_context(instance=self._instance, resources={"platform": self._platform}) as context,
+        ):
             rollout_sensor(context)
         every = steps(self.deployment.engine)
         for step in every[self._told :]:
@@ -168,9 +172,12 @@ class Loop:
                 self._train(request)
 
     def _tick(self, name: str) -> Any:
-        with dg.build_sensor_context(
-            instance=self._instance, resources={"platform": self._platform}, definitions=self._definitions
-        ) as context:
+        with (
+            self._logged(),
+            dg.build_sensor_context(
+                instance=self._instance, resources={"platform": self._platform}, definitions=self._definitions
+            ) as context,
+        ):
             return self._sensors[name](context)
 
     def _train(self, request: dg.RunRequest) -> None:
@@ -198,11 +205,20 @@ class Loop:
         now = self._clock.now()
         if (now.weekday(), now.hour) != (_SUNDAY, _SCHEDULED_HOUR):
             return
-        with dg.build_schedule_context(
-            instance=self._instance, scheduled_execution_time=now, resources={"platform": self._platform}
-        ) as context:
+        with (
+            self._logged(),
+            dg.build_schedule_context(
+                instance=self._instance, scheduled_execution_time=now, resources={"platform": self._platform}
+            ) as context,
+        ):
             self._schedules["weekly_retraining"](context)
         self._decide_on_training()
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What each tick came to goes to a file: the story has what came of it."""
+        with (self.deployment.settings.home / "ticks.log").open("a") as log, redirect_stderr(log):
+            yield
 
     def _note_champion(self) -> None:
         champion = self.deployment.registry.champion(self.deployment.spec.registered_model)

@@ -1,17 +1,22 @@
 """One deployment of the demo from nothing to its story. A process of its own runs it, so that two take two cores."""
 
 import logging
+import signal
 import sys
 import time
 import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from examples.loop_demo.loop import Loop
 from examples.rollout_demo import lifecycle
 from examples.rollout_demo.deployment import Deployment
 from mlops_assets.experiences.sources import simulator_config
 from mlops_assets.foundation.errors import MlopsError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 RUNS = ("drift", "control")
 FOLDER = "demo-loop"
@@ -26,8 +31,14 @@ _SETTINGS = {"MLOPS_EXPLORATION_EPSILON": "0.2", "MLOPS_SERVING_CLOCK": "system"
 _BEGINS = {"drift": (6, 3), "control": (4, 0)}
 
 
-def run(name: str, home: Path, seed: int) -> tuple[bool, str]:
-    """Make a champion and let the hours go by; return whether all was as it should be, and in words."""
+def run(name: str, home: Path, seed: int, sender: "Connection") -> None:
+    """Run one of `RUNS`, and send whether all was as it should be, and in words."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sender.send(_story_of(name, home, seed))
+
+
+def _story_of(name: str, home: Path, seed: int) -> tuple[bool, str]:
+    """Make a champion and let the hours go by."""
     begun = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,8 +46,6 @@ def run(name: str, home: Path, seed: int) -> tuple[bool, str]:
         logging.basicConfig(filename=deployment.settings.home / "demo.log", level=logging.WARNING)
         # As the server has it: shadows in a thread of their own must not keep answers waiting.
         sys.setswitchinterval(_SWITCH_SECONDS)
-        # What sensors and schedules came to is in the story.
-        logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
             champion = lifecycle.make_champion(deployment)
             print(f"{name:8}  {champion}: trained for a short time, approved, champion", flush=True)
