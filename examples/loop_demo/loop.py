@@ -128,7 +128,11 @@ class Loop:
             self._logged(),
             dg.build_sensor_context(instance=self._instance, resources={"platform": self._platform}) as context,
         ):
-            rollout_sensor(context)
+            found = rollout_sensor(context)
+        # As the daemon does: what was shown once is not shown again.
+        for event in (found.asset_events or ()) if isinstance(found, dg.SensorResult) else ():
+            if isinstance(event, dg.AssetMaterialization | dg.AssetObservation):
+                self._instance.report_runless_asset_event(event)
         every = steps(self.deployment.engine)
         for step in every[self._told :]:
             self.story.happened(step.at, "rollout", step_in_words(step))

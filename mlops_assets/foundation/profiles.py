@@ -3,6 +3,7 @@
 Nothing has a default here: a profile spells every number, so that no threshold lives in code.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,6 +108,12 @@ def parse_profile(text: str, *, origin: str) -> PolicyProfile:
     Raises:
         SettingsError: not YAML, or an unknown, missing or invalid value; each is listed with its key.
     """
+    return _parsed(text, origin)
+
+
+# A tick of a sensor reads it several times, and validation takes 70 ms; by its text, so that another file is another profile.
+@lru_cache(maxsize=8)
+def _parsed(text: str, origin: str) -> PolicyProfile:
     try:
         # A subclass of SafeLoader: no tags that construct objects.
         return PolicyProfile.model_validate(yaml.load(text, Loader=_StrictLoader))  # noqa: S506

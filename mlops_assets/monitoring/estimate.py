@@ -6,7 +6,7 @@ weighted by how much likelier its decisions are in the window. Either a right ca
 no input shows, a changed relation between a decision and its worth, no such estimate sees.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -51,6 +51,20 @@ class PerformanceEstimate:
     calibration_errors: tuple[float, ...]
     noise_errors: tuple[float, ...]
     words: str
+
+    def at(self, confidence: float) -> "PerformanceEstimate":
+        """Return the same estimate with intervals of another confidence."""
+        if self.accuracy is None:
+            return self
+        z = normal_quantile(0.5 + confidence / 2)
+        half = z * float(np.hypot(self.calibration_errors[0], self.noise_errors[0]))
+        factor = z / normal_quantile(0.5 + self.accuracy.confidence / 2)
+        return replace(
+            self,
+            accuracy=_within_0_and_1(_around(self.accuracy.estimate, half, confidence)),
+            loss=_scaled(self.loss, factor, confidence),
+            reward=_scaled(self.reward, factor, confidence),
+        )
 
 
 def estimate_performance(
@@ -163,6 +177,17 @@ def _beyond_reference(
 def _interval(estimate: float, half: float, confidence: float) -> Interval | None:
     if not (np.isfinite(estimate) and np.isfinite(half)):
         return None
+    return _around(estimate, half, confidence)
+
+
+def _scaled(interval: Interval | None, factor: float, confidence: float) -> Interval | None:
+    if interval is None or interval.high is None:
+        return interval
+    half = (interval.high - interval.estimate) * factor
+    return _around(interval.estimate, half, confidence)
+
+
+def _around(estimate: float, half: float, confidence: float) -> Interval:
     return Interval(estimate, estimate - half, estimate + half, confidence)
 
 

@@ -14,7 +14,7 @@ from mlops_assets.foundation.errors import InputError
 from mlops_assets.foundation.policies import EstimatePolicy
 from mlops_assets.monitoring.calibration import TARGETS, CalibrationReference
 from mlops_assets.monitoring.coverage import CoverageWatch
-from mlops_assets.monitoring.estimate import estimate_performance
+from mlops_assets.monitoring.estimate import PerformanceEstimate, estimate_performance
 from mlops_assets.monitoring.version_decisions import VersionDecisions
 
 Source = Literal["labels", "outcomes", "estimate", "none"]
@@ -39,6 +39,7 @@ def loss_of(
     policy: EstimatePolicy,
     *,
     coverage: CoverageWatch | None = None,
+    estimate: PerformanceEstimate | None = None,
     seed: int = 0,
 ) -> Loss:
     """Return what a decision of the window loses.
@@ -46,7 +47,8 @@ def loss_of(
     Labels and outcomes each count from `min_realised` on. Where both do, each has half of the error, and the larger lower
     bound counts: labels see a better action that was missed, outcomes see a world that pays less before any label comes.
     Without either it is the estimate, unless `coverage` has switched it off. Labels of decisions that are too young for most
-    to have theirs (`VersionDecisions.old_enough`) should be taken off before.
+    to have theirs (`VersionDecisions.old_enough`) should be taken off before. `estimate`: that of these decisions,
+    with `coverage`, where it is made already.
     """
     known = int(np.isfinite(decisions.regret).sum()), int(np.isfinite(decisions.reward).sum())
     halved = min(known) >= policy.min_realised
@@ -56,13 +58,15 @@ def loss_of(
         realised = _of_labels(reference, decisions, used, seed)
         found += [("labels", realised)] if realised is not None else []
     if known[1] >= policy.min_realised:
-        shortfall = _of_outcomes(reference, decisions, used)
+        shortfall = _of_outcomes(reference, decisions, used, estimate)
         found += [("outcomes", shortfall)] if shortfall is not None else []
     if not found:
-        estimate = estimate_performance(reference, decisions, policy, coverage=coverage)
-        if estimate.loss is None:
+        if estimate is None:
+            estimate = estimate_performance(reference, decisions, policy, coverage=coverage)
+        lost = estimate.at(policy.confidence).loss
+        if lost is None:
             return Loss("none", None, estimate.words)
-        found = [("estimate", estimate.loss)]
+        found = [("estimate", lost)]
     source, loss = max(found, key=lambda one: -np.inf if one[1].low is None else one[1].low)
     return Loss(
         source, loss, f"a decision loses {loss.estimate:.3g} of reward ({loss.low:.3g} to {loss.high:.3g}), by {source}"
@@ -108,11 +112,16 @@ def _of_labels(
 
 
 def _of_outcomes(
-    reference: CalibrationReference, decisions: VersionDecisions, policy: EstimatePolicy
+    reference: CalibrationReference,
+    decisions: VersionDecisions,
+    policy: EstimatePolicy,
+    estimate: PerformanceEstimate | None,
 ) -> Interval | None:
     """Reward that the calibration expects of the decisions with an outcome, less the one that came."""
     told = decisions.take(np.isfinite(decisions.reward))
-    expected = estimate_performance(reference, told, policy).reward
+    if estimate is None or estimate.verdict != "estimated" or len(told) < len(decisions):
+        estimate = estimate_performance(reference, told, policy)
+    expected = estimate.at(policy.confidence).reward
     if expected is None or expected.low is None or expected.high is None:
         return None
     came = float(told.reward.astype(np.float64).mean())

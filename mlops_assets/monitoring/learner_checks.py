@@ -94,7 +94,7 @@ def check_learner(service: Service, window: DecisionWindow, *, labelled: int) ->
     policy = service.profile.estimate
     coverage = _coverage(service, calibration, window.end - window.start)
     estimate = estimate_performance(calibration.reference, recent, policy, coverage=coverage)
-    loss = _loss(calibration.reference, recent, settled, policy, coverage)
+    loss = _loss(calibration.reference, recent, settled, policy, coverage, estimate)
     traffic = window.total * _HOURS_A_DAY / ((window.end - window.start) / timedelta(hours=1))
     day = None if loss.per_decision is None else loss_per_day(loss.per_decision, traffic)
     return LearnerCheck(estimate, loss, None if day is None or day.low is None else day, health, words)
@@ -118,6 +118,7 @@ def _loss(
     settled: VersionDecisions,
     policy: EstimatePolicy,
     coverage: CoverageWatch,
+    estimate: PerformanceEstimate,
 ) -> Loss:
     """What labels of settled decisions say, or outcomes or estimates of the recent ones, whose labels have not all come.
 
@@ -126,11 +127,14 @@ def _loss(
     """
     recent, told = recent.without_labels(), np.isfinite(settled.regret)
     if told.sum() < policy.min_realised:
-        return loss_of(reference, recent, policy, coverage=coverage)
+        return loss_of(reference, recent, policy, coverage=coverage, estimate=estimate)
     halved = policy.model_copy(update={"confidence": 0.5 + policy.confidence / 2})
     # Their outcomes are old news: those of the recent decisions say more.
     labels = replace(settled.take(told), reward=np.full(int(told.sum()), np.nan, dtype=np.float32))
-    found = [loss_of(reference, labels, halved), loss_of(reference, recent, halved, coverage=coverage)]
+    found = [
+        loss_of(reference, labels, halved),
+        loss_of(reference, recent, halved, coverage=coverage, estimate=estimate),
+    ]
     return max(found, key=_lower_bound)
 
 

@@ -128,3 +128,18 @@ def test_windows_without_labels_say_nothing_of_coverage() -> None:
     """A window that nobody labelled counts as a hit or a miss."""
     watch = CoverageWatch.start(POLICY)
     assert with_labels(watch, calibration(), later(1).without_labels(), POLICY) == watch
+
+
+def test_another_confidence_is_the_same_estimate() -> None:
+    """The loss is that of another estimate than the one that people read, or its interval is of another confidence."""
+    own = agent(NAME)
+    window = play(world_of(own.spec), range(20, 21), own.policy)
+    wide = POLICY.model_copy(update={"confidence": 0.99})
+    one, other = (estimate_performance(calibration(), window, policy) for policy in (POLICY, wide))
+    again = one.at(0.99)
+    for name in ("accuracy", "loss", "reward"):
+        found, expected = getattr(again, name), getattr(other, name)
+        assert (found.estimate, found.confidence) == (expected.estimate, expected.confidence)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    few = estimate_performance(calibration(), window.take(slice(10)), POLICY)
+    assert few.at(0.99) == few
