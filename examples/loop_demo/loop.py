@@ -139,7 +139,7 @@ class Loop:
         self._told = len(every)
 
     def _check_drift(self) -> None:
-        """As `drift_monitoring` checks every hour; the job itself, with its pages, runs where the verdict changes."""
+        """As the job `drift_monitoring` checks every hour, but for its pages, which take longer to draw than all the rest."""
         deployment, now = self.deployment, self._clock.now()
         champion = deployment.registry.champion(deployment.spec.registered_model)
         if champion is None:
@@ -229,8 +229,9 @@ class Loop:
         self.story.champions.append("none" if champion is None else champion.semver)
 
     def _closed(self) -> bool:
-        """Whether users have a version that was trained after the change, and no rollout is under way."""
-        if self.change_after_hours is None:
+        """Whether users have another version than when the world changed, and no rollout is under way."""
+        if self.change_after_hours is None or len(self.story.champions) <= self.change_after_hours:
             return False
         under_way = current(self.deployment.engine, self.deployment.spec.registered_model)
-        return self.story.champions[-1] != self.story.champions[0] and (under_way is None or not under_way.active)
+        before = self.story.champions[self.change_after_hours]
+        return self.story.champions[-1] != before and (under_way is None or not under_way.active)

@@ -103,7 +103,11 @@ class Story:
         first = self.verdicts[hour] if len(self.verdicts) > hour else "none"
         found += [] if first == "critical" else [f"the next check said {first}"]
         found += [] if {"drift", "accuracy_drop"} & set(self.triggers) else ["no training was asked for by drift"]
-        found += [] if self.champions[-1] != self.champions[0] else ["the champion is still the same"]
+        found += [] if self.champions[-1] != self.champions[hour] else ["the champion is still the same"]
+        rolled_out = any(
+            one.kind == "rollout" and "completed" in one.words for one in self.events if one.at > changed_at
+        )
+        found += [] if rolled_out else ["no rollout was completed"]
         lost = 1.0 - self.last / self.baseline
         return found + ([] if lost <= _WITHIN else [f"accuracy is {lost:.1%} below what it was"])
 
@@ -112,7 +116,8 @@ class Story:
         found = [f"{len(false)} alarms without a change"] if false else []
         others = sorted(set(self.triggers) - {"schedule"})
         found += [f"trainings were asked for by {', '.join(others)}"] if others else []
-        return found + ([] if "schedule" in self.triggers else ["the week's training did not happen"])
+        scheduled = self.triggers.count("schedule")
+        return found + ([] if scheduled == 1 else [f"{scheduled} scheduled trainings, not the week's one"])
 
     def _hour(self, at: datetime) -> int:
         return round((at - self.begin) / timedelta(hours=1))

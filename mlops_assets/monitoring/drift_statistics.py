@@ -17,11 +17,10 @@ from mlops_assets.monitoring.reference_columns import (
     NumericReference,
     magnitude,
 )
+from mlops_assets.monitoring.units import unit_factor
 
 # New categories that are kept by name; a column of ids has as many as rows.
 _MOST_UNSEEN = 20
-# Nearer magnitudes are no other unit, and not worth another pass.
-_FAR = 1.5
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class ColumnStatistics:
     of rows where the reference has none; `p_value` is that of all tests of the column together.
 
     Of numbers only: `ks` (D) with its p-value and `ks_error`, `wasserstein_sigmas` with its error, and `mean`, `sigma`,
-    `scale` as the reference has them; None: nothing is there to compare. `rescaled_ks`: D once the magnitudes are made equal,
-    where they are far from each other: near 0 of another unit. Of categories only: `unseen`, rows of the
+    `scale` as the reference has them; None: nothing is there to compare. `rescaled_ks`: D in the unit that the numbers seem to
+    be in (`units.py`), where that is another: near 0 if it is. Of categories only: `unseen`, rows of the
     commonest that the reference has not, and how many such categories and rows there are in all.
     """
 
@@ -120,9 +119,9 @@ def _numbers(name: str, reference: NumericReference, numbers: SortedNumbers, eff
         "sigma": sigma,
         "scale": magnitude(numbers.sample()),
     }
-    ratio = more["scale"] / reference.scale if reference.scale > 0 else math.nan
-    if math.isfinite(ratio) and ratio > 0 and max(ratio, 1 / ratio) > _FAR:
-        more["rescaled_ks"] = divergence.kolmogorov_smirnov(reference.sample, numbers.values / ratio)[0]
+    factor = unit_factor(more["scale"] / reference.scale) if reference.scale > 0 else None
+    if factor is not None:
+        more["rescaled_ks"] = divergence.kolmogorov_smirnov(reference.sample, numbers.values / factor)[0]
     if reference.sigma > 0:
         more["wasserstein_sigmas"] = divergence.wasserstein(reference.sample, numbers.values) / reference.sigma
         more["wasserstein_error"] = math.sqrt(1 / n + (sigma / reference.sigma) ** 2 / m)

@@ -14,6 +14,7 @@ from mlops_assets.monitoring.drift_bands import Verdict
 from mlops_assets.monitoring.drift_statistics import ColumnStatistics
 from mlops_assets.monitoring.reference import Reference
 from mlops_assets.monitoring.reference_columns import ColumnReference, NumericReference
+from mlops_assets.monitoring.units import unit_factor
 
 Change = Literal[
     "missing_column",
@@ -25,12 +26,8 @@ Change = Literal[
     "distribution",
     "combined",
 ]
-# Of units that are taken for each other: minutes, percent, kilo (or kibi), hours, mega, nano.
-_UNIT_FACTORS = (60.0, 100.0, 1000.0, 3600.0, 1e6, 1e9)
 # What is broken before the data come here: no training mends it.
 BROKEN: frozenset[Change] = frozenset({"missing_column", "changed_kind", "changed_unit"})
-# How near the ratio of medians has to be to one of them, as a share of it.
-_UNIT_TOLERANCE = 0.25
 _MOST_NAMED = 5
 
 
@@ -118,15 +115,14 @@ def _unit(statistics: ColumnStatistics, frozen: ColumnReference, policy: DriftPo
     if not isinstance(frozen, NumericReference) or not statistics.scale or not frozen.scale > 0:
         return None
     ratio = statistics.scale / frozen.scale
-    larger = max(ratio, 1 / ratio)
-    nearest = min(_UNIT_FACTORS, key=lambda factor: abs(math.log(larger / factor)))
-    if larger <= policy.min_unit_factor or abs(larger / nearest - 1) > _UNIT_TOLERANCE:
+    factor = unit_factor(ratio)
+    if factor is None or max(ratio, 1 / ratio) <= policy.min_unit_factor:
         return None
     # What another unit does not explain, such as a new group of far larger values, is another distribution.
     if statistics.rescaled_ks is None or statistics.rescaled_ks > policy.ks_monitor:
         return None
     text = (
         f"Column {statistics.name} has a median magnitude of {statistics.scale:.4g}, about "
-        f"{'' if ratio > 1 else '1/'}{nearest:g} of the reference's {frozen.scale:.4g}: it looks like another unit."
+        f"{'' if ratio > 1 else '1/'}{max(factor, 1 / factor):g} of the reference's {frozen.scale:.4g}: it looks like another unit."
     )
     return Finding(statistics.name, "changed_unit", "critical", ratio, text)

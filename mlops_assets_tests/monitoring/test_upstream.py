@@ -92,6 +92,14 @@ def test_another_unit_is_recognised(factor: float, unit: str) -> None:
     assert f"about {unit} of the reference's" in found.text
 
 
+@pytest.mark.parametrize("rise", [1.0, 1.2])
+def test_another_unit_does_not_hide_a_rise(rise: float) -> None:
+    """Milliseconds that are a fifth longer are taken for milliseconds alone."""
+    random = np.random.default_rng(33)
+    before, after = 10.0 + random.normal(size=20_000), 1000.0 * rise * (10.0 + random.normal(size=5000))
+    assert [one.change for one in _found(before, after)] == (["changed_unit"] if rise == 1.0 else [])
+
+
 @pytest.mark.parametrize("factor", [1.0, 3.0, 9.0, 20.0, 200.0])
 def test_other_factors_are_no_unit(factor: float) -> None:
     """A load three times as high is drift, not another unit."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.loop_demo.story import Story
+from examples.loop_demo.story import Event, Story
 from examples.loop_demo.town import Town
 from mlops_assets.experiences.simulator.config import SimulatorConfig
 
@@ -28,6 +28,11 @@ def closed() -> Story:
         verdicts=["insufficient_data", "ok", "critical", *["critical"] * 9],
         triggers=["drift", "drift"],
         champions=["1.0.0", *["1.0.0"] * 5, *["1.2.0"] * 6],
+        events=[
+            Event(
+                BEGIN + timedelta(hours=6), "rollout", "2026-03-08 09:00:00 completed by rollout: it keeps its limits"
+            )
+        ],
     )
 
 
@@ -62,7 +67,9 @@ def test_as_it_should() -> None:
         (replace(closed(), accuracy=[0.94, 0.94, *[0.92] * 10]), "accuracy is 2.1% below what it was"),
         (replace(quiet(), verdicts=["ok", "warning"]), "1 alarms without a change"),
         (replace(quiet(), triggers=["schedule", "drift"]), "trainings were asked for by drift"),
-        (replace(quiet(), triggers=[]), "the week's training did not happen"),
+        (replace(closed(), events=[]), "no rollout was completed"),
+        (replace(quiet(), triggers=[]), "0 scheduled trainings, not the week's one"),
+        (replace(quiet(), triggers=["schedule"] * 2), "2 scheduled trainings, not the week's one"),
     ],
 )
 def test_not_as_it_should(story: Story, words: str) -> None:
