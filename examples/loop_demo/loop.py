@@ -95,10 +95,11 @@ class Loop:
                 self._decide_on_training()
                 self._raise_scheduled()
                 self._note_champion()
-                if self._closed():
-                    closed = hour if closed is None else closed
-                    if hour >= closed + SETTLED_HOURS:
-                        break
+                # What begins after it, such as the next training, is another loop.
+                if closed is None and self._closed():
+                    closed = hour
+                if closed is not None and hour >= closed + SETTLED_HOURS:
+                    break
         return self.story
 
     @cached_property
