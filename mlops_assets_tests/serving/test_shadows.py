@@ -18,8 +18,7 @@ from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.decide import Decider, absent_features
 from mlops_assets.serving.models import ServedModel, ServedModels
 from mlops_assets.serving.requests import request_model
-from mlops_assets.serving.runtime import _shadows
-from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer
+from mlops_assets.serving.shadows import ShadowRequest, ShadowScorer, versions_to_ask
 from mlops_assets.training.policy import GreedyPolicy
 from mlops_assets_tests.programs import wait_for
 from mlops_assets_tests.serving.served import request_of, served_model
@@ -152,7 +151,7 @@ def test_both_are_asked_while_either_has_all_users(share: float | None, expected
     request = request_model(spec.name).model_validate(request_of(spec, user_id="user-1"))
     decided = by.decide(request, models=models, experiment=split, features=None, now=NOW, started=0.0, channel="http")
     assert decided.row["model_version"] == ("1.1.0" if share == 1.0 else "1.0.0")
-    assert [model.semver for model in _shadows(models, decided)] == expected
+    assert [model.semver for model in versions_to_ask(models, decided)] == expected
 
 
 def test_who_does_not_keep_up_is_asked_less() -> None:
