@@ -121,7 +121,7 @@ def test_the_loop_closes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=1500,
+        timeout=2400,
     )
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-3000:]
     lines = result.stdout.splitlines()
